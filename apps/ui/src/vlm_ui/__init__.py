@@ -1,0 +1,3 @@
+"""Browser chat with vision-language models."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,3 @@
+"""Convert, quantize and verify vision-language checkpoints on MLX."""
+
+__version__ = "0.1.0"
