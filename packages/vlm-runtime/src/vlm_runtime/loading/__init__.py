@@ -1,0 +1,1 @@
+"""Load a checkpoint: files, tokenizer, chat template, adapters."""

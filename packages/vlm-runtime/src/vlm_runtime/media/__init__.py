@@ -1,0 +1,1 @@
+"""Fetch and decode images, audio and video through one guarded door."""

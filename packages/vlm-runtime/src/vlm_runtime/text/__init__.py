@@ -1,0 +1,1 @@
+"""Pure text functions between tokens and users: detokenizing, stop strings, reasoning, tool calls, grammars."""
