@@ -1,0 +1,1 @@
+"""The contract between processing, models and whoever runs them."""

@@ -1,0 +1,150 @@
+"""Linear maps and token embeddings, dense and quantized. Knows arrays; not checkpoints.
+
+Parameter names are those of checkpoints in MLX's and transformers' form: weight, bias; quantized: weight (packed uint32),
+scales, biases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from vlm_kernels import linear, quantized_matmul
+
+from ..errors import ConfigError
+
+MODES = ("affine", "mxfp4", "mxfp8", "nvfp4")
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a matrix is stored: bits per weight, weights per scale, and MLX's mode."""
+
+    bits: int = 4
+    group_size: int = 64
+    mode: str = "affine"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"quantization mode {self.mode!r} is not supported (supported: {', '.join(MODES)})")
+
+
+class Linear(nn.Module):
+    """y = x W^T + b. weight: [out, in]."""
+
+    def __init__(self, in_size: int, out_size: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = mx.zeros((out_size, in_size))
+        if bias:
+            self.bias = mx.zeros((out_size,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return linear(x, self.weight, self.get("bias"))
+
+    def quantized(self, how: Quantization) -> QuantizedLinear:
+        """The same map with a packed weight. Raises ConfigError where the size does not divide."""
+        out_size, in_size = self.weight.shape
+        if in_size % how.group_size:
+            raise ConfigError(f"a matrix of {in_size} columns cannot be quantized in groups of {how.group_size}")
+        result = QuantizedLinear(in_size, out_size, how, bias="bias" in self)
+        packed = mx.quantize(self.weight, how.group_size, how.bits, how.mode)
+        result.weight, result.scales = packed[0], packed[1]
+        if len(packed) > 2:
+            result.biases = packed[2]
+        if "bias" in self:
+            result.bias = self.bias
+        return result
+
+
+class QuantizedLinear(nn.Module):
+    """y = x W^T + b with W packed. weight: uint32 [out, in * bits / 32]."""
+
+    def __init__(self, in_size: int, out_size: int, how: Quantization, *, bias: bool = True) -> None:
+        super().__init__()
+        self.how = how
+        _packed_parameters(self, in_size, out_size, how)
+        if bias:
+            self.bias = mx.zeros((out_size,))
+        self.freeze()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        how = self.how
+        y = quantized_matmul(
+            x,
+            self.weight,
+            self.scales,
+            self.get("biases"),
+            transpose=True,
+            group_size=how.group_size,
+            bits=how.bits,
+            mode=how.mode,
+        )
+        return y + self.bias if "bias" in self else y
+
+
+class Embedding(nn.Module):
+    """Table look-up, and its transpose as an output head. weight: [num, dim]."""
+
+    def __init__(self, num: int, dim: int) -> None:
+        super().__init__()
+        self.weight = mx.zeros((num, dim))
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        return self.weight[ids]
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        return linear(x, self.weight, None)
+
+    def quantized(self, how: Quantization) -> QuantizedEmbedding:
+        num, dim = self.weight.shape
+        if dim % how.group_size:
+            raise ConfigError(f"a table of {dim} columns cannot be quantized in groups of {how.group_size}")
+        result = QuantizedEmbedding(num, dim, how)
+        packed = mx.quantize(self.weight, how.group_size, how.bits, how.mode)
+        result.weight, result.scales = packed[0], packed[1]
+        if len(packed) > 2:
+            result.biases = packed[2]
+        return result
+
+
+class QuantizedEmbedding(nn.Module):
+    """An embedding whose table is packed."""
+
+    def __init__(self, num: int, dim: int, how: Quantization) -> None:
+        super().__init__()
+        self.how = how
+        _packed_parameters(self, dim, num, how)
+        self.freeze()
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        how = self.how
+        biases = self.biases[ids] if "biases" in self else None
+        return mx.dequantize(
+            self.weight[ids], self.scales[ids], biases, group_size=how.group_size, bits=how.bits, mode=how.mode
+        )
+
+    def as_linear(self, x: mx.array) -> mx.array:
+        how = self.how
+        return quantized_matmul(
+            x,
+            self.weight,
+            self.scales,
+            self.get("biases"),
+            transpose=True,
+            group_size=how.group_size,
+            bits=how.bits,
+            mode=how.mode,
+        )
+
+
+def _packed_parameters(module: nn.Module, in_size: int, out_size: int, how: Quantization) -> None:
+    """Empty packed parameters of the shapes and types that mx.quantize gives."""
+    module.weight = mx.zeros((out_size, in_size * how.bits // 32), mx.uint32)
+    groups = in_size // how.group_size
+    if how.mode == "affine":
+        module.scales = mx.zeros((out_size, groups))
+        module.biases = mx.zeros((out_size, groups))
+    else:
+        module.scales = mx.zeros((out_size, groups), mx.uint8)

@@ -1,0 +1,235 @@
+"""A checkpoint folder as a model: configuration, tensors through the family's rules, quantized layers where the file has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from .core.config import ModelConfig, read_config, read_json
+from .core.family import Family, ProcessorFiles, TokenTable
+from .core.model import Model
+from .core.weights import Rule, Tensors, apply_rules, check_fit, renamed_path
+from .errors import ConfigError, WeightError
+from .layers.linear import Quantization
+from .processing.base import Processing
+from .registry import resolve
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with everything its folder says about it. config: parsed by the family; hf: the file's own words."""
+
+    model: Model
+    family: Family
+    config: Any
+    hf: ModelConfig
+    files: ProcessorFiles
+
+    def processing(self, table: TokenTable | None = None) -> Processing:
+        return self.family.processing(self.config, self.files, table)
+
+
+def load(
+    folder: Path | str, *, dtype: mx.Dtype | None = None, lazy: bool = False, progress: Progress | None = None
+) -> Loaded:
+    """Load a checkpoint in Hugging Face or MLX form, quantized or not.
+
+    Args:
+        folder: with config.json and *.safetensors.
+        dtype: type to bring floating-point weights to; None keeps the file's.
+        lazy: leave weights on disk until they are used.
+        progress: called with (tensors read, tensors in all).
+
+    Raises:
+        UnsupportedModel, ConfigError, WeightError.
+    """
+    folder = Path(folder)
+    hf = read_config(folder)
+    family = resolve(hf)
+    config = family.config(hf)
+    model = family.model(config)
+    tensors, is_mlx = read_tensors(folder)
+    fill(model, family.rules(config), tensors, hf, is_mlx=is_mlx, dtype=dtype)
+    model.eval()
+    if not lazy:
+        materialise(model, progress)
+    return Loaded(model, family, config, hf, read_processor_files(folder))
+
+
+def fill(
+    model: nn.Module,
+    rules: Sequence[Rule],
+    tensors: Tensors,
+    hf: Mapping[str, Any],
+    *,
+    is_mlx: bool,
+    dtype: mx.Dtype | None = None,
+) -> None:
+    """Put a checkpoint's tensors into a model, strictly. Raises WeightError, ConfigError."""
+    named = apply_rules(rules, tensors, shapes_of(model), is_mlx=is_mlx)
+    quantize_layers(model, rules, named, hf)
+    check_fit(named, shapes_of(model))
+    if dtype is not None:
+        named = {n: v.astype(dtype) if mx.issubdtype(v.dtype, mx.floating) else v for n, v in named.items()}
+    model.load_weights(list(named.items()), strict=True)
+
+
+def materialise(model: nn.Module, progress: Progress | None = None) -> None:
+    """Read all weights, a few at a time so that progress can be shown."""
+    arrays = [value for _, value in tree_flatten(model.parameters())]
+    step = max(1, len(arrays) // 50)
+    for start in range(0, len(arrays), step):
+        mx.eval(arrays[start : start + step])
+        if progress is not None:
+            progress(min(start + step, len(arrays)), len(arrays))
+
+
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The model's parameters: name -> shape."""
+    return {name: tuple(value.shape) for name, value in tree_flatten(model.parameters())}
+
+
+def read_tensors(folder: Path) -> tuple[Tensors, bool]:
+    """All tensors of a folder, read lazily, and whether the files say format: mlx. Raises WeightError."""
+    tensors: Tensors = {}
+    is_mlx = False
+    for path in _shards(folder):
+        try:
+            part, metadata = mx.load(str(path), return_metadata=True)
+        except (RuntimeError, ValueError) as error:
+            raise WeightError(f"{path.name}: cannot be read as safetensors ({_first_line(error)})") from None
+        twice = tensors.keys() & part.keys()
+        if twice:
+            raise WeightError(f"{path.name}: {sorted(twice)[0]} is in another file too")
+        tensors.update(part)
+        is_mlx = is_mlx or metadata.get("format") == "mlx"
+    return tensors, is_mlx
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
+        absent = [name for name in names if not (folder / name).is_file()]
+        if not names or absent:
+            raise WeightError(f"{index.name} names {absent[0] if absent else 'no files'}, which is not in the folder")
+        return [folder / name for name in names]
+    single = folder / "model.safetensors"
+    paths = [single] if single.is_file() else sorted(folder.glob("model*.safetensors"))
+    if not paths:
+        raise WeightError(f"{folder} has no model*.safetensors; is this a checkpoint folder with its weights?")
+    return paths
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def quantize_layers(model: nn.Module, rules: Sequence[Rule], tensors: Tensors, hf: Mapping[str, Any]) -> None:
+    """Replace each layer whose weight comes packed (it has `.scales`) by its quantized form, as the configuration says."""
+    paths = sorted(name.removesuffix(".scales") for name in tensors if name.endswith(".scales"))
+    scheme = quantization_scheme(hf)
+    if not paths:
+        return
+    if scheme is None:
+        raise ConfigError(f"{paths[0]} is quantized but config.json has no 'quantization'")
+    default, overrides = scheme
+    overrides = {renamed_path(rules, path): how for path, how in overrides.items()}
+    for path in paths:
+        how = overrides.get(path, default)
+        layer = module_at(model, path)
+        if how is None or not hasattr(layer, "quantized"):
+            raise WeightError(f"{path}: the checkpoint has it quantized, the model does not")
+        replace_module(model, path, layer.quantized(how))
+
+
+def quantization_scheme(hf: Mapping[str, Any]) -> tuple[Quantization, dict[str, Quantization | None]] | None:
+    """The default and the per-layer exceptions of an MLX-quantized checkpoint; None where it is not quantized.
+
+    Raises ConfigError for other quantization methods."""
+    given = hf.get("quantization") or hf.get("quantization_config")
+    if not given:
+        return None
+    if "bits" not in given or given.get("quant_method") not in (None, "mlx"):
+        method = given.get("quant_method")
+        raise ConfigError(
+            f"checkpoints quantized by {method!r} are not supported; convert it from the original weights"
+        )
+
+    def parse(value: Mapping[str, Any]) -> Quantization:
+        mode = value.get("mode") or default_mode
+        size = value.get("group_size") or {"affine": 64, "nvfp4": 16}.get(mode, 32)
+        return Quantization(int(value.get("bits") or given["bits"]), int(size), mode)
+
+    default_mode = given.get("mode") or "affine"
+    exceptions: dict[str, Quantization | None] = {}
+    for path, value in given.items():
+        if isinstance(value, Mapping):
+            exceptions[path] = parse(value)
+        elif isinstance(value, bool) and "." in path:
+            exceptions[path] = parse(given) if value else None
+    return parse(given), exceptions
+
+
+def module_at(model: nn.Module, path: str) -> Any:
+    """The module at a dotted path. Raises WeightError."""
+    place: Any = model
+    for part in path.split("."):
+        try:
+            place = place[int(part)] if isinstance(place, list) else place[part]
+        except (KeyError, IndexError, ValueError):
+            raise WeightError(f"the model has no place for: {path}") from None
+    return place
+
+
+def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
+    parent, _, last = path.rpartition(".")
+    place = module_at(model, parent) if parent else model
+    if isinstance(place, list):
+        place[int(last)] = new
+    else:
+        place[last] = new
+
+
+def quantizable(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Paths and layers that can be quantized."""
+    for path, module in model.named_modules():
+        if hasattr(module, "quantized"):
+            yield path, module
+
+
+def read_processor_files(folder: Path) -> ProcessorFiles:
+    """The processing configuration of a checkpoint, from whichever of its files are there."""
+
+    def optional(name: str) -> dict[str, Any]:
+        path = folder / name
+        return read_json(path) if path.is_file() else {}
+
+    processor = optional("processor_config.json")
+    image = optional("preprocessor_config.json") or processor.get("image_processor") or {}
+    video = optional("video_preprocessor_config.json") or processor.get("video_processor") or {}
+    audio = processor.get("feature_extractor") or processor.get("audio_processor") or {}
+    return ProcessorFiles(image, video, audio, processor)
+
+
+def generation_config(folder: Path | str) -> dict[str, Any]:
+    """generation_config.json, empty where there is none."""
+    path = Path(folder) / "generation_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def end_tokens(hf: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> tuple[int, ...]:
+    """End-of-sequence ids: of generation_config, of the configuration, of its text part."""
+    ids: list[int] = []
+    for source in (generation or {}, hf, hf.get("text_config") or {}):
+        given = source.get("eos_token_id")
+        ids += [given] if isinstance(given, int) else list(given or [])
+    return tuple(dict.fromkeys(ids))

@@ -1,0 +1,166 @@
+"""From media and text to a `Prompt`, for every family along one path. Knows tokens and placeholders; no model, no files.
+
+image()/video()/audio()  one decoded medium -> MediaItem
+expand()                 placeholders in trusted template text -> token runs, still as text
+prompt()                 token ids + items -> spans, positions, blocks
+unpack()                 arrays under transformers' argument names -> items (parity tooling)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.family import TokenTable
+from ..core.inputs import MediaItem, MediaKind, Prompt, Span
+from ..errors import ModalityError, PlaceholderError, ProcessingError
+
+
+@dataclass(frozen=True)
+class MediaOptions:
+    """What a caller may ask of processing; None leaves the checkpoint's setting.
+
+    min_pixels, max_pixels: limits of an image's or frame's area after resizing. resize_shape: (height, width) to resize to
+    before anything else. fps, max_frames: how a video is sampled.
+    """
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    resize_shape: tuple[int, int] | None = None
+    fps: float | None = None
+    max_frames: int | None = None
+
+
+class Processing:
+    """Base of the families' strategies. Subclasses set `token_ids` and what they support.
+
+    token_ids: the token that stands for one feature row, by kind of media, as it occurs in expanded prompts.
+    """
+
+    token_ids: Mapping[MediaKind, int] = {}
+
+    def __init__(self, table: TokenTable | None = None) -> None:
+        self.table = table
+
+    def image(self, rgb: np.ndarray, options: MediaOptions) -> MediaItem:
+        """rgb: uint8 [H, W, 3]."""
+        raise ModalityError(f"{self._name} takes no images")
+
+    def video(self, frames: np.ndarray, timestamps: Sequence[float], options: MediaOptions) -> MediaItem:
+        """frames: uint8 [T, H, W, 3], already sampled. timestamps: seconds of each frame."""
+        raise ModalityError(f"{self._name} takes no video")
+
+    def audio(self, pcm: np.ndarray, rate: int, options: MediaOptions) -> MediaItem:
+        """pcm: float32 [samples], mono, at `rate` = `sample_rate`."""
+        raise ModalityError(f"{self._name} takes no audio")
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second that `audio` wants."""
+        raise ModalityError(f"{self._name} takes no audio")
+
+    def placeholder(self, kind: MediaKind) -> str:
+        """The text that stands for one medium in a prompt before expansion. Default: the kind's feature token."""
+        if kind not in self.token_ids:
+            raise ModalityError(f"{self._name} takes no {kind}")
+        return self._text(self.token_ids[kind])
+
+    def replacement(self, item: MediaItem) -> str:
+        """The text that replaces an item's placeholder. Default: its feature token, num_tokens times."""
+        return self._text(self.token_ids[item.kind]) * item.num_tokens
+
+    def expand(self, pieces: Sequence[str], items: Sequence[MediaItem]) -> list[str]:
+        """Replace each placeholder in the pieces (trusted text, in order) by its item's run.
+
+        Items of one kind are taken in order. Raises PlaceholderError where counts differ."""
+        marks = {kind: self.placeholder(kind) for kind in self.token_ids}
+        waiting = {kind: [item for item in items if item.kind == kind] for kind in marks}
+        given = {kind: len(rest) for kind, rest in waiting.items()}
+        found = {kind: sum(piece.count(mark) for piece in pieces) for kind, mark in marks.items()}
+        for kind, mark in marks.items():
+            if found[kind] != given[kind]:
+                raise PlaceholderError(
+                    f"the prompt has {found[kind]} {kind} placeholder(s) {mark!r} but {given[kind]} {kind}(s) were given"
+                )
+        result = []
+        for piece in pieces:
+            out, at = [], 0
+            while nearest := min(((piece.find(m, at), k) for k, m in marks.items() if m in piece[at:]), default=None):
+                where, kind = nearest
+                out += [piece[at:where], self.replacement(waiting[kind].pop(0))]
+                at = where + len(marks[kind])
+            result.append("".join([*out, piece[at:]]))
+        return result
+
+    def prompt(self, tokens: Sequence[int] | np.ndarray, items: Sequence[MediaItem]) -> Prompt:
+        """Put items in their places. Raises PlaceholderError where the runs do not fit the items."""
+        ids = np.asarray(tokens, dtype=np.int32)
+        spans = self.locate(ids, items)
+        positions, delta = self.positions(ids, items, spans)
+        return Prompt(ids, positions, tuple(items), spans, delta, self.blocks(ids, items, spans))
+
+    def locate(self, tokens: np.ndarray, items: Sequence[MediaItem]) -> tuple[Span, ...]:
+        """Runs of feature tokens, handed to the items of that kind in order."""
+        spans: list[Span] = []
+        for kind, token_id in self.token_ids.items():
+            queue = [(index, item.num_tokens) for index, item in enumerate(items) if item.kind == kind]
+            where = np.flatnonzero(tokens == token_id)
+            if len(where) != sum(count for _, count in queue):
+                raise PlaceholderError(
+                    f"the prompt has {len(where)} {kind} tokens, its {len(queue)} {kind}(s) take {sum(c for _, c in queue)}"
+                )
+            at = 0
+            for index, count in queue:
+                spans += _runs(index, where[at : at + count])
+                at += count
+        return tuple(sorted(spans, key=lambda span: span.start))
+
+    def positions(
+        self, tokens: np.ndarray, items: Sequence[MediaItem], spans: Sequence[Span]
+    ) -> tuple[np.ndarray, int]:
+        """Positions [axes, L] and the delta for what follows. Default: one axis, counting from 0."""
+        return np.arange(len(tokens), dtype=np.int32)[None], 0
+
+    def blocks(
+        self, tokens: np.ndarray, items: Sequence[MediaItem], spans: Sequence[Span]
+    ) -> tuple[tuple[int, int], ...]:
+        """Runs that see themselves in both directions. Default: none."""
+        return ()
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[MediaItem]:
+        """Items from arrays under transformers' argument names, in prompt order per kind; takes only what it knows.
+
+        `used` names of this family are in `unpack_names`."""
+        if arrays:
+            raise ProcessingError(f"{self._name} does not read {', '.join(sorted(arrays))}")
+        return []
+
+    unpack_names: frozenset[str] = frozenset()
+
+    @property
+    def _name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    def _text(self, token_id: int) -> str:
+        if self.table is None:
+            raise ProcessingError("expansion of placeholders needs the checkpoint's tokenizer")
+        return self.table.text(token_id)
+
+
+def _runs(item: int, where: np.ndarray) -> list[Span]:
+    """Consecutive stretches of the indices `where` as spans of one item."""
+    if len(where) == 0:
+        return []
+    breaks = np.flatnonzero(np.diff(where) != 1) + 1
+    starts = np.concatenate([[0], breaks])
+    stops = np.concatenate([breaks, [len(where)]])
+    return [Span(item, int(where[a]), int(b - a), int(a)) for a, b in zip(starts, stops, strict=True)]
+
+
+def pick(files: Mapping[str, Any], key: str, default: Any) -> Any:
+    """files[key], or the default where it is absent or null."""
+    value = files.get(key)
+    return default if value is None else value

@@ -1,0 +1,34 @@
+"""model_type -> family. A literal table: a new family or alias is a row. Modules are imported when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from .core.family import Family
+from .errors import UnsupportedModel
+
+# model_type: module under vlm_models.families
+TABLE: dict[str, str] = {
+    "qwen2_vl": "qwen2_vl",
+}
+
+
+def resolve(config: Mapping[str, Any]) -> Family:
+    """The family of a checkpoint's configuration. Raises UnsupportedModel."""
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise UnsupportedModel(f"config: model_type must be a string, found {model_type!r}")
+    return family(model_type)
+
+
+def family(model_type: str) -> Family:
+    """The family of a model_type. Raises UnsupportedModel."""
+    if model_type not in TABLE:
+        near = get_close_matches(model_type, TABLE, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f" (supported: {', '.join(sorted(TABLE))})"
+        raise UnsupportedModel(f"model_type {model_type!r} is not supported{hint}")
+    module = import_module(f".families.{TABLE[model_type]}", __package__)
+    return module.FAMILY
