@@ -14,13 +14,12 @@ For the implementer:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import inputs
 import torch
 from hub import published, rope_to_hub
 from maker import CaseSpec, Spec, processor_files
-from shared import hashed
 from tokenizer import character_tokenizer
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl import Qwen2VLImageProcessorPil, Qwen2VLProcessor, Qwen2VLVideoProcessor
@@ -117,20 +116,14 @@ def hub_config(config: dict[str, Any]) -> dict[str, Any]:
     return text | config | {"vision_token_id": 101, "vision_config": kept, "model_type": "qwen2_vl"}
 
 
-def extras(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+def extras(model: Any, given: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Projected features of pictures and videos, and three-axis positions."""
-    found: dict[str, Any] = {}
-    inner = model.model
-    if "pixel_values" in inputs:
-        parts = inner.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
-        found["image_features"] = torch.cat(list(parts))
-    if "pixel_values_videos" in inputs:
-        parts = inner.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]).pooler_output
-        found["video_features"] = torch.cat(list(parts))
+    found = inputs.features(model, given)
     if found:
         names = ("input_ids", "mm_token_type_ids", "image_grid_thw", "video_grid_thw", "attention_mask")
-        given = {name: inputs[name] for name in names if name in inputs}
-        found["position_ids"], found["position_delta"] = inner.get_rope_index(**given)
+        names += ("second_per_grid_ts",)
+        chosen = {name: given[name] for name in names if name in given}
+        found["position_ids"], found["position_delta"] = model.model.get_rope_index(**chosen)
     return found
 
 
@@ -139,31 +132,9 @@ def turn(content: str) -> str:
     return f"<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def case(
-    name: str,
-    text: list[str],
-    *,
-    pictures: Sequence[tuple[int, int]] = (),
-    videos: Sequence[tuple[int, int, int]] = (),
-    side: str = "left",
-    notes: str = "",
-) -> CaseSpec:
+def case(name: str, text: list[str], **media: Any) -> CaseSpec:
     """A case through the reference processor."""
-    made = processor()
-    made.tokenizer.padding_side = side
-    raw = {f"image{i}": hashed.image(f"{name}.{i}", *size) for i, size in enumerate(pictures)}
-    arguments: dict[str, Any] = {}
-    if pictures:
-        arguments["images"] = list(raw.values())
-    if videos:
-        for index, (frames, height, width) in enumerate(videos):
-            clip = [hashed.image(f"{name}.video{index}.{frame}", height, width) for frame in range(frames)]
-            raw[f"video{index}"] = torch.tensor([picture.tolist() for picture in clip], dtype=torch.uint8).numpy()
-        arguments["videos"] = [
-            torch.from_numpy(raw[f"video{i}"]).permute(0, 3, 1, 2).contiguous() for i in range(len(videos))
-        ]
-    inputs = dict(made(text=text, padding=True, return_tensors="pt", **arguments))
-    return CaseSpec(name, inputs, notes, raw, text, 6 if side == "left" else 0, extras)
+    return inputs.build(processor(), name, text, extras=extras, **media)
 
 
 def cases(turn: Any = turn) -> list[CaseSpec]:
@@ -195,7 +166,7 @@ def specs() -> list[Spec]:
     return [
         Spec("qwen2_vl", "base", lambda: build({}, {}, tied=True), hub_config, cases, files=files()),
         Spec("qwen2_vl", "sliding", lambda: build(sliding, {"mlp_ratio": 3, "num_heads": 4}, tied=False), hub_config,
-             lambda: [c for c in cases() if c.name in few], files=files()),
+             lambda: inputs.pick(cases(), *few), files=files()),
         Spec("qwen2_vl", "yarn", lambda: build({"rope_parameters": yarn}, {}, tied=True), hub_config,
-             lambda: [c for c in cases() if c.name == "long"], files=files()),
+             lambda: inputs.pick(cases(), "long"), files=files()),
     ]  # fmt: skip
