@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -84,7 +84,7 @@ def fill(
 
 def materialise(model: nn.Module, progress: Progress | None = None) -> None:
     """Read all weights, a few at a time so that progress can be shown."""
-    arrays = [value for _, value in tree_flatten(model.parameters())]
+    arrays = [value for _, value in _parameters(model)]
     step = max(1, len(arrays) // 50)
     for start in range(0, len(arrays), step):
         mx.eval(arrays[start : start + step])
@@ -94,7 +94,11 @@ def materialise(model: nn.Module, progress: Progress | None = None) -> None:
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The model's parameters: name -> shape."""
-    return {name: tuple(value.shape) for name, value in tree_flatten(model.parameters())}
+    return {name: tuple(value.shape) for name, value in _parameters(model)}
+
+
+def _parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
+    return cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))
 
 
 def read_tensors(folder: Path) -> tuple[Tensors, bool]:
@@ -103,7 +107,7 @@ def read_tensors(folder: Path) -> tuple[Tensors, bool]:
     is_mlx = False
     for path in _shards(folder):
         try:
-            part, metadata = mx.load(str(path), return_metadata=True)
+            part, metadata = cast(tuple[Tensors, dict[str, str]], mx.load(str(path), return_metadata=True))
         except (RuntimeError, ValueError) as error:
             raise WeightError(f"{path.name}: cannot be read as safetensors ({_first_line(error)})") from None
         twice = tensors.keys() & part.keys()

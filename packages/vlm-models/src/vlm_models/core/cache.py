@@ -178,7 +178,7 @@ class PlainState:
         self.arrays[name] = value
 
 
-LayerCache = PlainCache | PlainCross | PlainState | dict[str, "LayerCache"]  # type: ignore[misc]
+LayerCache = PlainCache | PlainCross | PlainState | dict[str, "LayerCache"]
 
 
 def plain_caches(specs: Sequence[CacheSpec], *, dtype: mx.Dtype = mx.float32, batch: int = 1) -> list[LayerCache]:

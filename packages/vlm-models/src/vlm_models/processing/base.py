@@ -33,6 +33,16 @@ class MediaOptions:
     fps: float | None = None
     max_frames: int | None = None
 
+    def area_limits(self, low: int, high: int) -> tuple[int, int]:
+        """The checkpoint's limits of area, with the caller's put over them. Raises ProcessingError if they cross."""
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ProcessingError(f"min_pixels {self.min_pixels} is above max_pixels {self.max_pixels}")
+        if self.min_pixels is not None:
+            low, high = self.min_pixels, max(high, self.min_pixels)
+        if self.max_pixels is not None:
+            low, high = min(low, self.max_pixels), self.max_pixels
+        return low, high
+
 
 class Processing:
     """Base of the families' strategies. Subclasses set `token_ids` and what they support.

@@ -35,11 +35,11 @@ class GridProcessing(Processing):
         self.images, self.videos = images, videos
 
     def image(self, rgb: np.ndarray, options: MediaOptions) -> MediaItem:
-        height, width = self.images.size(*rgb.shape[:2], options)
+        height, width = self.images.size(rgb.shape[0], rgb.shape[1], options)
         return self._item("image", *self.images(rgb[None], height, width))
 
     def video(self, frames: np.ndarray, timestamps: Sequence[float], options: MediaOptions) -> MediaItem:
-        height, width = self.videos.size(*frames.shape[1:3], options)
+        height, width = self.videos.size(frames.shape[1], frames.shape[2], options)
         item = self._item("video", *self.videos(frames, height, width))
         return MediaItem(item.kind, item.arrays, item.num_tokens, item.grid, {"timestamps": tuple(timestamps)})
 

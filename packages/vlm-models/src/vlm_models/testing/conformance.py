@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+from vlm_kernels import attention
 
-from ..core.attention import Attention
+from ..core.attention import Attention, AttentionRules
 from ..core.cache import Full
 from ..core.inputs import Prompt
 from ..core.weights import apply_rules
@@ -97,9 +100,15 @@ class _Padded:
     def __init__(self, keys: mx.array, values: mx.array) -> None:
         self.keys, self.values = keys, values
 
-    def attend(self, queries, keys, values, plan, rules, sinks=None):  # type: ignore[no-untyped-def]
-        from vlm_kernels import attention
-
+    def attend(
+        self,
+        queries: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        plan: Attention,
+        rules: AttentionRules,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
         for row, offset in enumerate(plan.offsets.tolist()):
             self.keys[row, :, offset : offset + keys.shape[2]] = keys[row]
             self.values[row, :, offset : offset + keys.shape[2]] = values[row]
@@ -109,12 +118,13 @@ class _Padded:
         )
 
 
-def _joined_caches(loaded: Loaded, rows: list[list]) -> list[_Padded]:  # type: ignore[type-arg]
+def _joined_caches(loaded: Loaded, rows: list[list[Any]]) -> list[_Padded]:
     longest = max(cache.keys.shape[2] for row in rows for cache in row) + 4
 
     def pad(array: mx.array) -> mx.array:
         # the filling must not matter: large numbers, not zeros
-        return mx.pad(array, ((0, 0), (0, 0), (0, longest - array.shape[2]), (0, 0)), constant_values=1e4)
+        filling = mx.full((*array.shape[:2], longest - array.shape[2], array.shape[3]), 1e4, array.dtype)
+        return mx.concatenate([array, filling], axis=2)
 
     return [
         _Padded(
@@ -188,8 +198,6 @@ def _some_logits(loaded: Loaded, golden: goldens.Golden) -> np.ndarray:
 
 
 def _write(folder: Path, hf: Mapping[str, object], tensors: dict[str, mx.array]) -> None:
-    import json
-
     for path in folder.glob("*.safetensors"):
         path.unlink()
     (folder / "config.json").write_text(json.dumps(hf))

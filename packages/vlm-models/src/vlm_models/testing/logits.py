@@ -130,7 +130,8 @@ def main(arguments: list[str] | None = None) -> int:
             arrays = {name: file[name] for name in file.files}
         loaded = load(given.checkpoint, dtype=getattr(mx, given.dtype) if given.dtype else None)
         ends = end_tokens(loaded.hf, generation_config(given.checkpoint))
-        np.savez(given.out, **compute(loaded, arrays, num_greedy=given.greedy, ends=ends, chunk=given.chunk))
+        result = compute(loaded, arrays, num_greedy=given.greedy, ends=ends, chunk=given.chunk)
+        np.savez(given.out, allow_pickle=False, **result)
     except (VlmError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -70,11 +70,8 @@ class PatchStrategy:
         """Height and width after resizing."""
         if options.resize_shape is not None:
             height, width = options.resize_shape
-        low = self.min_pixels if options.min_pixels is None else options.min_pixels
-        high = self.max_pixels if options.max_pixels is None else options.max_pixels
-        if low > high:
-            low = 0 if options.min_pixels is None else low
-        return fit_area(height, width, self.patch * self.merge, min(low, high), high)
+        low, high = options.area_limits(self.min_pixels, self.max_pixels)
+        return fit_area(height, width, self.patch * self.merge, low, high)
 
     def __call__(self, frames: np.ndarray, height: int, width: int) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Resize and cut. frames: uint8 [T, H, W, 3]; a missing last frame repeats.

@@ -42,7 +42,7 @@ class Normalize:
 
     def __call__(self, rgb: np.ndarray) -> np.ndarray:
         """[..., 3] -> float32 [..., 3]."""
-        x = rgb.astype(np.float32)
+        x: np.ndarray = rgb.astype(np.float32)
         if self.factor is not None:
             x = x * np.float32(self.factor)
         if self.mean is not None and self.std is not None:
