@@ -29,6 +29,7 @@ def build(
     audio_argument: str = "audio",
     arguments: dict[str, Any] | None = None,
     not_for_forward: tuple[str, ...] = (),
+    drop: tuple[str, ...] = (),
 ) -> CaseSpec:
     """Run `processor` on `text` with media.
 
@@ -36,6 +37,7 @@ def build(
         pictures: (height, width) each; nested in one list a row where a processor wants them so.
         videos: (frames, height, width) each.
         sounds: samples each.
+        drop: outputs of the processor that are no input of the model.
         side: where rows are padded; rows padded on the right get no greedy tokens.
     """
     processor.tokenizer.padding_side = side
@@ -66,6 +68,7 @@ def build(
     inputs = {
         key: torch.as_tensor(np.asarray(v)) if not isinstance(v, torch.Tensor) else v for key, v in inputs.items()
     }
+    inputs = {key: value for key, value in inputs.items() if key not in drop}
     return CaseSpec(name, inputs, notes, raw, text, greedy if side == "left" else 0, extras, not_for_forward)
 
 

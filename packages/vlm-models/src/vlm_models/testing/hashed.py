@@ -67,7 +67,8 @@ def spread_of(name: str, shape: Sequence[int], *, zero_centred_norms: bool = Fal
         return Spread(0.0 if is_norm and zero_centred_norms else 1.0, 0.2)
     if "embed" in owner and "patch" not in owner and len(shape) == 2:
         return Spread(0.0, 0.2)
-    return Spread(0.0, 1.2 / float(np.prod(shape[1:])) ** 0.5)
+    fan_in = shape[-1] if "experts" in name else int(np.prod(shape[1:]))
+    return Spread(0.0, 1.2 / float(fan_in) ** 0.5)
 
 
 def image(name: str, height: int, width: int) -> np.ndarray:
