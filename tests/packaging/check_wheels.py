@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 MODULES = {"vlm-compat": "mlx_vlm"}
 FORBIDDEN = ("torch", "torchvision", "opencv-python", "datasets", "pandas", "scipy")
 ONLY_IN = {"fastapi": {"vlm-server"}, "gradio": {"vlm-ui"}}
+LEFT_OUT = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT")
 UNLISTED = {"vlm-cli", "vlm-compat"}  # may bring what their parts bring
 COMMANDS = {"vlm-cli": [["vlm", "--version"], ["vlm", "--help"], ["vlm", "doctor"]]}
 
@@ -50,10 +51,7 @@ def siblings(name: str, members: dict[str, Path]) -> set[str]:
 
 
 def run(*command: str | Path) -> str:
-    kept_out = ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT")
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT_ENVIRONMENT")
-    }
+    environment = {k: v for k, v in os.environ.items() if k not in LEFT_OUT}
     done = subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, env=environment, cwd=tempfile.gettempdir()
     )

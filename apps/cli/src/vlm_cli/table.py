@@ -1,0 +1,21 @@
+"""The commands: where each lives and which distribution brings it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    help: str
+    module: str
+    attribute: str
+    distribution: str
+
+
+COMMANDS: dict[str, Row] = {
+    "generate": Row("Answer one prompt about text and pictures.", "vlm_cli.generate", "generate", "vlm-cli"),
+    "bench": Row("Measure prompt TPS, generation TPS and memory.", "vlm_benchmarks.cli", "bench", "vlm-benchmarks"),
+    "models": Row("What is supported and what is cached.", "vlm_cli.models", "models", "vlm-cli"),
+    "doctor": Row("Backend, devices, memory, active kernels.", "vlm_cli.doctor", "doctor", "vlm-cli"),
+    "completion": Row("Print a shell completion script.", "vlm_cli.completion", "completion", "vlm-cli"),
+}
