@@ -33,6 +33,7 @@ from .errors import (
 from .layers.linear import Quantization
 from .loading import Loaded, end_tokens, generation_config, load
 from .processing.base import MediaOptions, Processing
+from .quantization import pack_layers, quantizable, quantization_scheme
 from .registry import TABLE, family, resolve
 
 __version__ = "0.1.0"
@@ -77,7 +78,10 @@ __all__ = [
     "family",
     "generation_config",
     "load",
+    "pack_layers",
     "plain_caches",
+    "quantizable",
+    "quantization_scheme",
     "read_config",
     "resolve",
 ]

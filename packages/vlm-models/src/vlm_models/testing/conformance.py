@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
+
 from vlm_kernels import attention
 
 from ..core.attention import Attention, AttentionRules
@@ -19,7 +20,8 @@ from ..core.cache import Full
 from ..core.inputs import Prompt
 from ..core.weights import apply_rules
 from ..layers.linear import Quantization
-from ..loading import Loaded, end_tokens, load, quantizable, read_tensors, replace_module, shapes_of
+from ..loading import Loaded, end_tokens, load, read_tensors, shapes_of
+from ..quantization import pack_layers
 from ..registry import resolve
 from . import golden as goldens
 from .forward import encode, prefill
@@ -184,12 +186,7 @@ def assert_saves_and_loads(golden: goldens.Golden, quantization: Quantization | 
 
 def quantize(loaded: Loaded, how: Quantization) -> int:
     """Quantize every layer whose size divides, in place. Returns how many."""
-    done = 0
-    for path, layer in list(quantizable(loaded.model)):
-        if layer.weight.shape[-1] % how.group_size == 0:
-            replace_module(loaded.model, path, layer.quantized(how))
-            done += 1
-    return done
+    return len(pack_layers(loaded.model, lambda _, layer: None if layer.weight.shape[-1] % how.group_size else how))
 
 
 def _some_logits(loaded: Loaded, golden: goldens.Golden) -> np.ndarray:
