@@ -231,8 +231,12 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def processor_files(processor: Any) -> dict[str, dict[str, Any]]:
-    """What `processor.save_pretrained` writes, split into tokenizer files (shared) and the rest (transformers)."""
+def processor_files(processor: Any, vocabulary: int | None = None) -> dict[str, dict[str, Any]]:
+    """What `processor.save_pretrained` writes, split into tokenizer files (shared) and the rest (transformers).
+
+    Args:
+        vocabulary: tokens with this id or a larger one are left out.
+    """
     files: dict[str, dict[str, Any]] = {"shared": {}, "transformers": {}, "hub": {}}
     with tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
@@ -240,6 +244,8 @@ def processor_files(processor: Any) -> dict[str, dict[str, Any]]:
             is_tokenizer = path.name.startswith(("tokenizer", "special", "added", "chat_template"))
             text = path.read_text()
             if path.name == "tokenizer.json":
-                text = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))
+                tokens = json.loads(text)
+                kept = [token for token in tokens["added_tokens"] if vocabulary is None or token["id"] < vocabulary]
+                text = json.dumps(tokens | {"added_tokens": kept}, ensure_ascii=False, separators=(",", ":"))
             files["shared" if is_tokenizer else "transformers"][path.name] = text
     return files
