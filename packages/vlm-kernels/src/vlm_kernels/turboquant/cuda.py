@@ -1,0 +1,241 @@
+"""TurboQuant attention on CUDA: a rotation of the queries, the split-K kernel, and a reduction that rotates back.
+
+Serves head sizes 64, 128, 256 and 512 and up to 4 bits for few query rows; the rest takes the reference.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from . import reference
+from .codebook import codebook
+from .masks import KeyMask
+from .packed import Packed
+from .rotation import rotation_array
+
+LOG2_E = 1.4426950408889634
+HEAD_SIZES = (64, 128, 256, 512)
+MAX_BITS = 4
+MAX_ROWS = 64
+MAX_SPLITS = 512
+# Three blocks of 128 threads fit on a multiprocessor, and the H200 has 132.
+NUM_BLOCKS = 3 * 132
+MIN_KEYS_PER_SPLIT = 256
+REDUCE_THREADS = 512
+
+Factory = Callable[..., Any]
+
+
+def attention(q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask) -> mx.array:
+    """`reference.attention` on CUDA."""
+    if not serves(q, keys, values):
+        return reference.attention(q, keys, values, scale=scale, mask=mask)
+    return decode_attention(mx.fast.cuda_kernel, q, keys, values, scale=scale, mask=mask)
+
+
+def serves(q: mx.array, keys: Packed, values: Packed) -> bool:
+    """Whether the split-K kernel takes this call."""
+    rows = q.shape[1] // keys.norms.shape[1] * q.shape[2]
+    return (
+        rows <= MAX_ROWS
+        and all(spec.head_size in HEAD_SIZES and spec.bits <= MAX_BITS for spec in (keys.spec, values.spec))
+        and keys.norms.shape[2] >= 16
+    )
+
+
+def decode_attention(
+    factory: Factory,
+    q: mx.array,
+    keys: Packed,
+    values: Packed,
+    *,
+    scale: float,
+    mask: KeyMask,
+    num_splits: int | None = None,
+) -> mx.array:
+    """The three kernels, made by `factory`: `mx.fast.cuda_kernel`, or its emulation."""
+    batch, num_heads, length, head_size = q.shape
+    num_kv_heads, num_keys = keys.norms.shape[1:]
+    rows = num_heads // num_kv_heads * length
+    value_size = values.spec.head_size
+    row_tiles = -(-rows // 8)
+    if num_splits is None:
+        wanted = NUM_BLOCKS // (batch * num_kv_heads * row_tiles)
+        num_splits = max(1, min(wanted, -(-num_keys // MIN_KEYS_PER_SPLIT), MAX_SPLITS))
+
+    rotated = rotate(factory, q, scale * LOG2_E * codebook(keys.spec.bits).step / 2, keys)
+    mask_array, mask_kind = _mask_array(mask, batch, num_heads, length, num_keys)
+    partial, stats = _decode_kernel(factory)(
+        inputs=[
+            rotated,
+            keys.codes,
+            keys.norms,
+            values.codes,
+            values.norms,
+            byte_table(keys.spec.bits),
+            byte_table(values.spec.bits),
+            mask_array,
+            _per_row(mask.lengths, batch, num_keys),
+            _per_row(mask.offsets, batch, 0),
+        ],
+        template=[
+            ("D", head_size),
+            ("DV", value_size),
+            ("KEY_BITS", keys.spec.bits),
+            ("VALUE_BITS", values.spec.bits),
+            ("DV_TILE", min(value_size, 256)),
+            ("MASK", mask_kind),
+            ("MASK_HEADS", mask_array.shape[1] if mask_kind else 1),
+            ("MASK_QUERIES", mask_array.shape[2] if mask_kind else 1),
+            ("QUERIES", length),
+            ("CAUSAL", mask.offsets is not None),
+            ("WINDOW", mask.window or 0),
+        ],
+        grid=(num_splits * 128, batch * num_kv_heads, row_tiles),
+        threadgroup=(128, 1, 1),
+        output_shapes=[
+            (batch * num_kv_heads, num_splits, rows, value_size),
+            (batch * num_kv_heads, num_splits, rows, 2),
+        ],
+        output_dtypes=[mx.float32, mx.float32],
+    )
+    (out,) = _reduce_kernel(factory)(
+        inputs=[
+            partial,
+            stats,
+            rotation_array(value_size, values.spec.seed, transposed=True),
+            _constant(codebook(values.spec.bits).step / 2),
+        ],
+        template=[("T", q.dtype), ("DV", value_size), ("THREADS", REDUCE_THREADS), ("MAX_SPLITS", MAX_SPLITS)],
+        grid=(rows * REDUCE_THREADS, batch * num_kv_heads, 1),
+        threadgroup=(REDUCE_THREADS, 1, 1),
+        output_shapes=[(batch, num_heads, length, value_size)],
+        output_dtypes=[q.dtype],
+    )
+    return out
+
+
+def rotate(factory: Factory, x: mx.array, factor: float, packed: Packed) -> mx.array:
+    """float32 `factor * x @ matrix`, in full precision: MLX's matmul would take TF32."""
+    head_size = x.shape[-1]
+    (out,) = _rotate_kernel(factory)(
+        inputs=[x, rotation_array(head_size, packed.spec.seed), _constant(factor)],
+        template=[("T", x.dtype), ("D", head_size)],
+        grid=(x.size // head_size * REDUCE_THREADS, 1, 1),
+        threadgroup=(REDUCE_THREADS, 1, 1),
+        output_shapes=[x.shape],
+        output_dtypes=[mx.float32],
+    )
+    return out
+
+
+@functools.cache
+def byte_table(bits: int) -> mx.array:
+    """uint32 [8]: the bytes 0x80 | (level + 64) by code, repeated to 16 entries, then unused words."""
+    levels = codebook(bits).levels
+    assert levels is not None
+    entries = np.resize((levels.astype(np.int32) + 64) | 0x80, 32).astype(np.uint8)
+    table = mx.array(entries.view(np.uint32))
+    mx.eval(table)
+    return table
+
+
+@functools.lru_cache(maxsize=256)
+def _constant(value: float) -> mx.array:
+    array = mx.array([value] * 8, mx.float32)
+    mx.eval(array)
+    return array
+
+
+def _per_row(value: int | mx.array | None, batch: int, default: int) -> mx.array:
+    if isinstance(value, mx.array):
+        return mx.broadcast_to(value.astype(mx.int32).reshape(-1), (batch,))
+    return mx.array([default if value is None else value] * batch, mx.int32)
+
+
+def _mask_array(mask: KeyMask, batch: int, num_heads: int, length: int, num_keys: int) -> tuple[mx.array, int]:
+    if mask.array is None:
+        return _constant(0.0), 0
+    array = mask.array
+    array = array.reshape(*(1,) * (4 - array.ndim), *array.shape)
+    shape = (batch, num_heads if array.shape[1] > 1 else 1, length if array.shape[2] > 1 else 1, num_keys)
+    array = mx.broadcast_to(array, shape)
+    return (array, 1) if array.dtype == mx.bool_ else (array.astype(mx.float32), 2)
+
+
+@functools.cache
+def _header() -> str:
+    return Path(__file__).with_name("decode.cu").read_text()
+
+
+@functools.cache
+def _decode_kernel(factory: Factory) -> Any:
+    return factory(
+        name="turboquant_decode",
+        input_names=[
+            "queries",
+            "key_codes",
+            "key_norms",
+            "value_codes",
+            "value_norms",
+            "key_table",
+            "value_table",
+            "mask",
+            "lengths",
+            "offsets",
+        ],
+        output_names=["partial", "stats"],
+        header=_header(),
+        source="""
+  __shared__ float sums[8 * DV];
+  __shared__ float warp_stats[64];
+  __shared__ uint4 query_fragments[D > 128 ? 2 * D : 1];
+  const int num_kv_heads = key_norms_shape[1], row = blockIdx.y / num_kv_heads;
+  turboquant_decode<D, DV, KEY_BITS, VALUE_BITS, DV_TILE, MASK>(
+      queries, key_codes, key_norms, value_codes, value_norms, key_table, value_table, mask, MASK_HEADS, MASK_QUERIES,
+      key_norms_shape[2], num_kv_heads, queries_shape[1] / num_kv_heads * QUERIES, QUERIES, lengths[row], offsets[row],
+      CAUSAL, WINDOW, partial, stats, sums, warp_stats, query_fragments);
+""",
+    )
+
+
+@functools.cache
+def _reduce_kernel(factory: Factory) -> Any:
+    return factory(
+        name="turboquant_reduce",
+        input_names=["partial", "stats", "matrix", "step"],
+        output_names=["out"],
+        header=_header(),
+        source="""
+  __shared__ float weights[MAX_SPLITS];
+  __shared__ float y[DV];
+  __shared__ float scratch[THREADS];
+  turboquant_reduce<DV, THREADS, MAX_SPLITS>(partial, stats, matrix, step[0], partial_shape[1], partial_shape[2], out,
+                                             weights, y, scratch);
+""",
+    )
+
+
+@functools.cache
+def _rotate_kernel(factory: Factory) -> Any:
+    return factory(
+        name="turboquant_rotate",
+        input_names=["x", "matrix", "factor"],
+        output_names=["out"],
+        header=_header(),
+        source="""
+  __shared__ float y[D];
+  __shared__ float scratch[512];
+  const size_t first = size_t(blockIdx.x) * D;
+  if (threadIdx.x < D) y[threadIdx.x] = float(x[first + threadIdx.x]) * factor[0];
+  __syncthreads();
+  float sum = turboquant_rotate<D>(y, matrix, scratch);
+  if (threadIdx.x < D) out[first + threadIdx.x] = sum;
+""",
+    )
