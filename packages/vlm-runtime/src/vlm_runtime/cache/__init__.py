@@ -1,0 +1,21 @@
+"""What the engine remembers: caches by layout and codec, prefixes across requests, vision features."""
+
+from .build import CacheOptions, build_caches
+from .codec import AffineCodec, Codec, PlainCodec
+from .features import CacheStats, VisionFeatureCache
+from .prefix import Match, PrefixIndex, prefix_keys
+from .rows import CacheSet
+
+__all__ = [
+    "AffineCodec",
+    "CacheOptions",
+    "CacheSet",
+    "CacheStats",
+    "Codec",
+    "Match",
+    "PlainCodec",
+    "PrefixIndex",
+    "VisionFeatureCache",
+    "build_caches",
+    "prefix_keys",
+]

@@ -1,0 +1,1 @@
+"""The engine: one step loop, its thread, and the doors to it."""

@@ -1,0 +1,119 @@
+"""One answer on its way: what the engine knows of it between steps. Holds no arrays of the device."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..request import Grammar, Request, SamplingParams
+from .sampler import Row, mix
+from .thinking import Thinking
+
+if TYPE_CHECKING:
+    from vlm_models import Prompt
+
+
+@dataclass
+class Sequence:
+    """One of a request's answers.
+
+    id: its ticket. tokens: the answer so far. slot: its row in the batch, None while it is not decoding. cached: tokens of
+    prompt and answer in its row of the caches. reused: prompt tokens that an earlier request's cache served.
+    """
+
+    id: int
+    request_id: int
+    index: int
+    request: Request
+    seed: int
+    thinking: Thinking | None = None
+    grammar: Grammar | None = None
+    tokens: list[int] = field(default_factory=list)
+    slot: int | None = None
+    cached: int = 0
+    reused: int = 0
+    started: float = 0.0
+    prompt_seconds: float = 0.0
+    is_finished: bool = False
+
+    @classmethod
+    def first(cls, ticket_id: int, request_id: int, request: Request) -> Sequence:
+        params = request.params
+        seed = params.seed if params.seed is not None else int.from_bytes(os.urandom(8), "little")
+        thinking = None
+        if params.thinking is not None:
+            thinking = Thinking(params.thinking, request.prompt.tokens.tolist())
+        return cls(ticket_id, request_id, 0, request, seed, thinking, request.grammar)
+
+    def fork(self, ticket_id: int, index: int) -> Sequence:
+        """Another answer to the same request, before any token was drawn."""
+        thinking = None
+        if self.params.thinking is not None:
+            thinking = Thinking(self.params.thinking, self.prompt.tokens.tolist())
+        grammar = None if self.request.grammar is None else self.request.grammar.copy()
+        return replace(
+            self,
+            id=ticket_id,
+            index=index,
+            seed=mix(self.seed, -1 - index),
+            thinking=thinking,
+            grammar=grammar,
+            tokens=[],
+        )
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.request.prompt
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.prompt) + len(self.tokens)
+
+    def needs_host(self) -> bool:
+        """Whether its next token must be known before the one after it can be queued."""
+        return self.grammar is not None or (self.thinking is not None and self.thinking.is_near)
+
+    def row(self, *, is_pending: bool = False) -> Row:
+        """What its next draw needs. Raises what its grammar raises."""
+        params = self.params
+        index = len(self.tokens) + is_pending
+        banned = sorted(params.stop_tokens) if index < params.min_tokens else ()
+        forced = self.thinking.forced if self.thinking is not None else None
+        allowed = None
+        if self.grammar is not None and forced is None and not (self.thinking is not None and self.thinking.is_open):
+            allowed = self.grammar.mask()
+        tail: list[int] = []
+        if params.repeats:
+            tail = self.prompt.tokens[-params.repetition_context_size :].tolist()
+        return Row(params, self.seed, index, tail, self.tokens, is_pending, banned, allowed, forced)
+
+    def accept(self, token: int) -> None:
+        """A token was chosen. Raises what its grammar raises."""
+        self.tokens.append(token)
+        is_thought = False
+        if self.thinking is not None:
+            was_open = self.thinking.is_open
+            self.thinking.observe(token)
+            is_thought = was_open or self.thinking.is_open
+        if self.grammar is not None and not is_thought and token not in self.params.stop_tokens:
+            self.grammar.accept(token)
+
+    def resumed(self) -> Prompt:
+        """Prompt and answer so far as one prompt, for a sequence that lost its row."""
+        if not self.tokens:
+            return self.prompt
+        start, stop = len(self.prompt), self.length
+        line = np.arange(start, stop, dtype=np.int32) + self.prompt.position_delta
+        positions = np.concatenate(
+            [self.prompt.positions, np.broadcast_to(line, (self.prompt.positions.shape[0], stop - start))], axis=1
+        )
+        tokens = np.concatenate([self.prompt.tokens, np.asarray(self.tokens, np.int32)])
+        return replace(self.prompt, tokens=tokens, positions=positions)
