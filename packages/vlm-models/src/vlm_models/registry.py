@@ -12,6 +12,7 @@ from .errors import UnsupportedModel
 
 # model_type: module under vlm_models.families
 TABLE: dict[str, str] = {
+    "llava": "llava",
     "qwen2_vl": "qwen2_vl",
 }
 

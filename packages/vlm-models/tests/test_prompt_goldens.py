@@ -1,0 +1,95 @@
+"""From pictures, sounds and text to what the reference's processor made of them: token ids, pixels, features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from vlm_models import MediaItem, MediaOptions, ProcessorFiles
+from vlm_models.loading import read_processor_files
+from vlm_models.processing.base import Processing
+from vlm_models.registry import TABLE, resolve
+from vlm_models.testing import golden
+
+ROOT = Path(__file__).parent / "goldens"
+CASES = [
+    (g, name)
+    for g in golden.find(ROOT)
+    if g.config("hub").get("model_type") in TABLE and (g.folder / "shared/tokenizer.json").is_file()
+    for name, about in g.manifest["cases"].items()
+    if about["text"]
+]
+GREY = 2 / 255
+
+
+class Table:
+    """The golden's own tokenizer."""
+
+    def __init__(self, path: Path) -> None:
+        self.tokenizer = Tokenizer.from_file(str(path))
+
+    def text(self, token_id: int) -> str:
+        return self.tokenizer.id_to_token(token_id)
+
+    def id(self, text: str) -> int | None:
+        return self.tokenizer.token_to_id(text)
+
+
+def processing_of(g: golden.Golden, layout: str, folder: Path) -> tuple[Processing, Tokenizer]:
+    golden.materialise(g, folder, layout)
+    family = resolve(g.config(layout))
+    files: ProcessorFiles = read_processor_files(folder)
+    table = Table(folder / "tokenizer.json")
+    return family.processing(family.config(g.config(layout)), files, table), table.tokenizer
+
+
+def items_of(processing: Processing, raw: dict[str, np.ndarray]) -> list[MediaItem]:
+    options, items = MediaOptions(), []
+    for name, array in raw.items():
+        if name.startswith("image"):
+            items.append(processing.image(array, options))
+        elif name.startswith("video"):
+            items.append(processing.video(array, [index / 2 for index in range(len(array))], options))
+        elif name.startswith("sound"):
+            items.append(processing.audio(array, processing.sample_rate, options))
+    return items
+
+
+@pytest.mark.parametrize("layout", ["hub", "transformers"])
+@pytest.mark.parametrize(("g", "name"), CASES, ids=[f"{g.name}/{name}" for g, name in CASES])
+def test_text_and_media_become_the_references_inputs(g: golden.Golden, name: str, layout: str, tmp_path: Path) -> None:
+    case = g.cases[name]
+    processing, tokenizer = processing_of(g, layout, tmp_path)
+    given = {key: value for key, value in case.inputs.items() if key in processing.unpack_names}
+    expected = processing.unpack(given)
+    waiting = items_of(processing, dict(case.raw))
+    assert [item.num_tokens for item in waiting] == [item.num_tokens for item in expected]
+    for ours, theirs in zip(waiting, expected, strict=True):
+        assert ours.kind == theirs.kind and ours.grid == theirs.grid
+        assert_arrays(ours.arrays, theirs.arrays)
+    mask = case.inputs.get("attention_mask", np.ones_like(case.inputs["input_ids"])).astype(bool)
+    queues = {kind: [item for item in waiting if item.kind == kind] for kind in processing.token_ids}
+    for text, ids, valid in zip(case.text, case.inputs["input_ids"], mask, strict=True):
+        mine: list[MediaItem] = []
+        for kind in processing.token_ids:
+            count = text.count(processing.placeholder(kind))
+            mine += [queues[kind].pop(0) for _ in range(count)]
+        (expanded,) = processing.expand([text], mine)
+        tokens = tokenizer.encode(expanded, add_special_tokens=False).ids
+        assert tokens == ids[valid].tolist()
+        prompt = processing.prompt(tokens, mine)
+        assert sum(span.length for span in prompt.spans) == sum(item.num_tokens for item in mine)
+
+
+def assert_arrays(ours: Any, theirs: Any) -> None:
+    """Equal up to what resizing may differ by: two grey levels (in normalised units) at a pixel, 1e-3 on average."""
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert ours[key].shape == theirs[key].shape, key
+        if ours[key].size:
+            difference = np.abs(ours[key].astype(np.float64) - theirs[key])
+            assert difference.max() <= GREY / 0.22 and difference.mean() <= 1e-3, key
