@@ -14,6 +14,7 @@ from vlm_runtime.errors import TokenizerError
 from vlm_runtime.loading.rendered import Rendered
 from vlm_runtime.loading.special import AddedToken, ControlText, literal_twin
 from vlm_runtime.loading.template_files import read_json, read_templates
+from vlm_runtime.text.token_bytes import TokenBytes
 
 if TYPE_CHECKING:
     import tokenizers
@@ -101,6 +102,11 @@ class Tokenizer:
     def special_ids(self) -> frozenset[int]:
         """Ids that decoding skips when asked to skip special tokens."""
         return frozenset(token.id for token in self.added_tokens.values() if token.special)
+
+    @cached_property
+    def token_bytes(self) -> TokenBytes:
+        """What bytes each token stands for."""
+        return TokenBytes(self)
 
     def token_to_id(self, token: str) -> int | None:
         """Id of the token whose text in the vocabulary is exactly `token`, or None."""
@@ -191,7 +197,8 @@ class Tokenizer:
 
     @cached_property
     def _twin_inside(self) -> tokenizers.Tokenizer:
-        plain = '"prepend_scheme":"first"' not in self.backend.to_str()
+        step = self.backend.pre_tokenizer
+        plain = step is None or b'"prepend_scheme":"first"' not in step.__getstate__()
         return self._twin_at_start if plain else self._twin(at_start=False)
 
     def _twin(self, *, at_start: bool) -> tokenizers.Tokenizer:
