@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from maker import CaseSpec
+from PIL import Image
 from shared import hashed
 
 Extras = Callable[[Any, dict[str, Any]], dict[str, Any]]
@@ -44,10 +45,10 @@ def build(
     raw: dict[str, np.ndarray] = {}
     given: dict[str, Any] = dict(arguments or {})
 
-    def picture(size: tuple[int, int]) -> np.ndarray:
+    def picture(size: tuple[int, int]) -> Image.Image:
         index = sum(key.startswith("image") for key in raw)
         raw[f"image{index}"] = hashed.image(f"{name}.{index}", *size)
-        return raw[f"image{index}"]
+        return Image.fromarray(raw[f"image{index}"])
 
     if pictures:
         nested = not isinstance(pictures[0][0], int) if len(pictures[0]) else True
