@@ -13,6 +13,7 @@ from .errors import UnsupportedModel
 # model_type: module under vlm_models.families
 TABLE: dict[str, str] = {
     "llava": "llava",
+    "llava_next": "llava_next",
     "qwen2_vl": "qwen2_vl",
 }
 

@@ -24,7 +24,9 @@ class MediaOptions:
     """What a caller may ask of processing; None leaves the checkpoint's setting.
 
     min_pixels, max_pixels: limits of an image's or frame's area after resizing. resize_shape: (height, width) to resize to
-    before anything else. fps, max_frames: how a video is sampled.
+    before anything else. fps, max_frames: how a video is sampled. duration: seconds of the whole video the frames are from,
+    where the reader knows it (the families that place frames in time need it). num_images: images in the same prompt, which
+    the caller counts (some families spend fewer tokens on each where there are several).
     """
 
     min_pixels: int | None = None
@@ -32,6 +34,8 @@ class MediaOptions:
     resize_shape: tuple[int, int] | None = None
     fps: float | None = None
     max_frames: int | None = None
+    duration: float | None = None
+    num_images: int = 1
 
     def area_limits(self, low: int, high: int) -> tuple[int, int]:
         """The checkpoint's limits of area, with the caller's put over them. Raises ProcessingError if they cross."""
@@ -61,6 +65,10 @@ class Processing:
 
     def video(self, frames: np.ndarray, timestamps: Sequence[float], options: MediaOptions) -> MediaItem:
         """frames: uint8 [T, H, W, 3], already sampled. timestamps: seconds of each frame."""
+        raise ModalityError(f"{self._name} takes no video")
+
+    def sample(self, total: int, rate: float, options: MediaOptions) -> np.ndarray:
+        """int64 indices of the frames that `video` wants of a video of `total` frames at `rate` a second."""
         raise ModalityError(f"{self._name} takes no video")
 
     def audio(self, pcm: np.ndarray, rate: int, options: MediaOptions) -> MediaItem:
