@@ -105,7 +105,9 @@ def _run(
     types = _COMMON | _CTYPE[dialect]
     parameters, shapes = [], []
     for index, (label, array) in enumerate(zip(input_names, inputs)):
-        parameters.append(f"const {types[array.dtype]}* {label} = static_cast<const {types[array.dtype]}*>(emulated_inputs[{index}]);")
+        parameters.append(
+            f"const {types[array.dtype]}* {label} = static_cast<const {types[array.dtype]}*>(emulated_inputs[{index}]);"
+        )
         if re.search(rf"\b{label}_shape\b", source):
             parameters.append(f"const int* {label}_shape = emulated_shapes[{index}];")
     for index, (label, dtype) in enumerate(zip(output_names, output_dtypes)):
@@ -124,7 +126,9 @@ def _run(
     shapes = [(ctypes.c_int * max(1, array.ndim))(*array.shape) for array in inputs]
     host = [_bytes(array) for array in inputs]
     # Poison: a kernel that leaves an element unwritten must show.
-    results = [np.full(int(np.prod(shape)) * dtype.size, 0xFF, np.uint8) for shape, dtype in zip(output_shapes, output_dtypes)]
+    results = [
+        np.full(int(np.prod(shape)) * dtype.size, 0xFF, np.uint8) for shape, dtype in zip(output_shapes, output_dtypes)
+    ]
     library.run.restype = ctypes.c_char_p
     error = library.run(
         (ctypes.c_void_p * len(host))(*[array.ctypes.data for array in host]),

@@ -1,6 +1,8 @@
-"""TurboQuant attention on CUDA: a rotation of the queries, the split-K kernel, and a reduction that rotates back.
+"""TurboQuant attention on CUDA.
 
-Serves head sizes 64, 128, 256 and 512 and up to 4 bits for few query rows; the rest takes the reference.
+Few query rows, head sizes 64, 128, 256 and 512, up to 4 bits: a rotation of the queries, the split-K kernel, and a reduction
+that rotates back. Many query rows: unpacking into a bounded workspace before MLX's dense attention. The rest takes the
+reference.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 
 from . import reference
 from .codebook import codebook
+from .dense import dense_attention
 from .masks import KeyMask
 from .packed import Packed
 from .rotation import rotation_array
@@ -24,19 +27,26 @@ HEAD_SIZES = (64, 128, 256, 512)
 MAX_BITS = 4
 MAX_ROWS = 64
 MAX_SPLITS = 512
+# Coordinates of the values that one warp sums in its registers.
+MAX_VALUE_TILE = 256
 # Three blocks of 128 threads fit on a multiprocessor, and the H200 has 132.
 NUM_BLOCKS = 3 * 132
 MIN_KEYS_PER_SPLIT = 256
 REDUCE_THREADS = 512
+MIN_DENSE_QUERIES = 16
+UNPACK_THREADS = 256
 
 Factory = Callable[..., Any]
 
 
 def attention(q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask) -> mx.array:
     """`reference.attention` on CUDA."""
-    if not serves(q, keys, values):
-        return reference.attention(q, keys, values, scale=scale, mask=mask)
-    return decode_attention(mx.fast.cuda_kernel, q, keys, values, scale=scale, mask=mask)
+    if serves(q, keys, values):
+        return decode_attention(mx.fast.cuda_kernel, q, keys, values, scale=scale, mask=mask)
+    if q.shape[2] >= MIN_DENSE_QUERIES and q.dtype != mx.float32:
+        unpack = functools.partial(unpack_heads, mx.fast.cuda_kernel)
+        return dense_attention(unpack, q, keys, values, scale=scale, mask=mask)
+    return reference.attention(q, keys, values, scale=scale, mask=mask)
 
 
 def serves(q: mx.array, keys: Packed, values: Packed) -> bool:
@@ -89,7 +99,7 @@ def decode_attention(
             ("DV", value_size),
             ("KEY_BITS", keys.spec.bits),
             ("VALUE_BITS", values.spec.bits),
-            ("DV_TILE", min(value_size, 256)),
+            ("DV_TILE", min(value_size, MAX_VALUE_TILE)),
             ("MASK", mask_kind),
             ("MASK_HEADS", mask_array.shape[1] if mask_kind else 1),
             ("MASK_QUERIES", mask_array.shape[2] if mask_kind else 1),
@@ -135,6 +145,35 @@ def rotate(factory: Factory, x: mx.array, factor: float, packed: Packed) -> mx.a
     return out
 
 
+def unpack_heads(factory: Factory, packed: Packed, first: int, last: int, num_keys: int, factor: mx.array) -> mx.array:
+    """float16 [B, last - first, num_keys, D]: `factor` times the vectors of some heads, in the rotated basis."""
+    batch, spec = packed.norms.shape[0], packed.spec
+    num_threads = batch * (last - first) * num_keys * (spec.head_size // 8)
+    (out,) = _unpack_kernel(factory)(
+        inputs=[packed.codes, packed.norms, _centroids(spec.bits), factor],
+        template=[
+            ("BITS", spec.bits),
+            ("D", spec.head_size),
+            ("FIRST", first),
+            ("HEADS", last - first),
+            ("KEYS", num_keys),
+            ("ROWS", batch),
+        ],
+        grid=(-(-num_threads // UNPACK_THREADS) * UNPACK_THREADS, 1, 1),
+        threadgroup=(UNPACK_THREADS, 1, 1),
+        output_shapes=[(batch, last - first, num_keys, spec.head_size)],
+        output_dtypes=[mx.float16],
+    )
+    return out
+
+
+@functools.cache
+def _centroids(bits: int) -> mx.array:
+    array = mx.array(np.resize(codebook(bits).values, max(8, 2**bits)))
+    mx.eval(array)
+    return array
+
+
 @functools.cache
 def byte_table(bits: int) -> mx.array:
     """uint32 [8]: the bytes 0x80 | (level + 64) by code, repeated to 16 entries, then unused words."""
@@ -170,8 +209,8 @@ def _mask_array(mask: KeyMask, batch: int, num_heads: int, length: int, num_keys
 
 
 @functools.cache
-def _header() -> str:
-    return Path(__file__).with_name("decode.cu").read_text()
+def _header(name: str = "decode.cu") -> str:
+    return Path(__file__).with_name(name).read_text()
 
 
 @functools.cache
@@ -237,5 +276,28 @@ def _rotate_kernel(factory: Factory) -> Any:
   __syncthreads();
   float sum = turboquant_rotate<D>(y, matrix, scratch);
   if (threadIdx.x < D) out[first + threadIdx.x] = sum;
+""",
+    )
+
+
+@functools.cache
+def _unpack_kernel(factory: Factory) -> Any:
+    return factory(
+        name="turboquant_unpack",
+        input_names=["codes", "norms", "table", "factor"],
+        output_names=["out"],
+        header=_header("unpack.cu"),
+        source="""
+  constexpr int kOctets = D / 8;
+  __shared__ float centroids[1 << BITS];
+  for (int i = threadIdx.x; i < 1 << BITS; i += blockDim.x) centroids[i] = table[i];
+  __syncthreads();
+  const size_t index = size_t(blockIdx.x) * blockDim.x + threadIdx.x, vector = index / kOctets;
+  if (vector < size_t(ROWS) * HEADS * KEYS) {
+    const size_t head = vector / KEYS;
+    const size_t source = ((head / HEADS) * norms_shape[1] + FIRST + head % HEADS) * norms_shape[2] + vector % KEYS;
+    turboquant_unpack<BITS, D>(codes + source * codes_shape[3], int(index % kOctets),
+                               float(norms[source]) * factor[0], centroids, out + index * 8);
+  }
 """,
     )

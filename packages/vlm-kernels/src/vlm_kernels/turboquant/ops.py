@@ -7,14 +7,14 @@ import mlx.core as mx
 from vlm_kernels.dispatch import Op
 from vlm_kernels.errors import KernelError
 
-from . import reference
+from . import cuda, reference
 from .masks import KeyMask
 from .packed import Packed
 from .spec import DEFAULT_SEED, Spec
 
 _encode = Op("turboquant_encode", reference.encode)
 _decode = Op("turboquant_decode", reference.decode)
-_attention = Op("turboquant_attention", reference.attention)
+_attention = Op("turboquant_attention", reference.attention, cuda=cuda.attention)
 
 
 def encode(x: mx.array, bits: int, *, seed: int = DEFAULT_SEED) -> Packed:

@@ -1,0 +1,85 @@
+"""Attention of many queries: a few heads at a time are unpacked into 16 bits and handed to MLX's dense attention.
+
+For prefill chunks on a GPU, where the matrix products outweigh the unpacking. The workspace is bounded, and everything stays
+in the rotated basis. float16 with the largest norm taken out carries three bits more than bfloat16 at the same speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+
+from .masks import KeyMask
+from .packed import Packed
+from .rotation import rotation_array
+
+WORKSPACE_BYTES = 128 * 2**20
+
+# (packed, first head, last head, number of keys, factor [8] float32) -> float16 [B, heads, keys, D], rotated
+Unpack = Callable[[Packed, int, int, int, mx.array], mx.array]
+
+
+def dense_attention(
+    unpack: Unpack, q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask
+) -> mx.array:
+    """`reference.attention`, in float16 arithmetic with float32 sums."""
+    batch, num_heads, length, head_size = q.shape
+    num_kv_heads, num_keys = keys.norms.shape[1:]
+    num_keys = min(num_keys, mask.max_length(num_keys))
+    group = num_heads // num_kv_heads
+    key_peak, value_peak = _peak(keys), _peak(values)
+    rotated = (q.astype(mx.float32) * (scale * key_peak)) @ rotation_array(head_size, keys.spec.seed)
+    rotated = rotated.astype(mx.float16)
+    sdpa_mask, any_visible = _mask(mask, batch, num_heads, length, num_keys)
+
+    head_bytes = 2 * batch * num_keys * (head_size + values.spec.head_size)
+    step = max(1, min(num_kv_heads, WORKSPACE_BYTES // head_bytes))
+    results = []
+    for first in range(0, num_kv_heads, step):
+        last = min(first + step, num_kv_heads)
+        part = sdpa_mask
+        if isinstance(part, mx.array) and part.shape[1] > 1:
+            part = part[:, first * group : last * group]
+        queries = rotated[:, first * group : last * group]
+        if results:
+            # Without an order between the groups, all of them could be unpacked at once.
+            queries = mx.depends([queries], [results[-1]])[0]
+        results.append(
+            mx.fast.scaled_dot_product_attention(
+                queries,
+                unpack(keys, first, last, num_keys, _spread(1.0 / key_peak, queries)),
+                unpack(values, first, last, num_keys, _spread(1.0 / value_peak, queries)),
+                scale=1.0,
+                mask=part,
+            )
+        )
+    out = mx.concatenate(results, axis=1) if len(results) > 1 else results[0]
+    if any_visible is not None:
+        out = mx.where(any_visible, out, 0.0)
+    out = (out.astype(mx.float32) * value_peak) @ rotation_array(
+        values.spec.head_size, values.spec.seed, transposed=True
+    )
+    return out.astype(q.dtype)
+
+
+def _peak(packed: Packed) -> mx.array:
+    return mx.maximum(packed.norms.max().astype(mx.float32), 1e-30)
+
+
+def _spread(value: mx.array, after: mx.array) -> mx.array:
+    """The scalar in an array that a kernel can take, available once `after` is."""
+    return mx.depends([mx.broadcast_to(value, (8,))], [after])[0]
+
+
+def _mask(
+    mask: KeyMask, batch: int, num_heads: int, length: int, num_keys: int
+) -> tuple[str | mx.array | None, mx.array | None]:
+    """The mask that MLX's attention takes, and which queries see a key at all (None: all do)."""
+    plain = mask.array is None and mask.window is None and not isinstance(mask.lengths, mx.array)
+    if plain and mask.offsets is None:
+        return None, None
+    if plain and isinstance(mask.offsets, int) and mask.offsets + length == num_keys:
+        return "causal", None
+    shown = mask.apply(mx.zeros((1, 1, length, num_keys), mx.float32), 0)
+    return mx.maximum(shown, -65504.0).astype(mx.float16), mx.logical_not(mx.isinf(shown).all(axis=-1, keepdims=True))
