@@ -166,8 +166,7 @@ def tokenizer() -> dict[str, Any]:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": token_id(content), **_added_token(content)}
-            for content in (*vocabulary.SPECIAL, *vocabulary.MARKERS)
+            {"id": token_id(content), **_added_token(content)} for content in (*vocabulary.SPECIAL, *vocabulary.MARKERS)
         ],
         "normalizer": {"type": "NFC"},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},

@@ -24,22 +24,24 @@ MARKERS = (THINK_START, THINK_END)  # tokens of their own, but part of the visib
 ROLES = ("system", "user", "assistant")
 
 # Each stands in three forms: " word", "word" and "Word".
+# fmt: off
 WORDS = """
-a about add after all also am an and answer any anything are as at be bar bars bigger biggest black blue both bottom but
-by can center centre change changed chart circle circles color colors colour colours column compare contain contains
-contents corner count describe difference different do does drawing each eight empty equal everything exactly fewer find
-first five four from give given go gray green grey hello help here hi highest how i image images in is it its item items
-json just know larger largest left less letters like line lines list located long lowest made many me model more most
-moved my name new nine no none nothing not now number numbers object objects of on one only or orange other out over
-part picture pictures place plus position positions price prices purple read receipt recoloured red removed result
-right same say says second see seven shape shapes shortest show shown shows simple six size small smaller smallest solve
-some square squares star stars sum system table tallest tell text than thanks thank that the them there these thing
-things think this three to top total transcribe triangle triangles two up value was what where which white who word
-words write written yellow yes you your zero zeros
-""".split()
+a about add after all also am an and answer any anything are as at be bar bars bigger biggest black blue both bottom
+but by can center centre change changed chart circle circles color colors colour colours column compare contain
+contains contents corner count describe difference different do does drawing each eight empty equal everything exactly
+fewer find first five four from give given go gray green grey hello help here hi highest how i image images in is it
+its item items json just know larger largest left less letters like line lines list located long lowest made many me
+model more most moved my name new nine no none nothing not now number numbers object objects of on one only or orange
+other out over part picture pictures place plus position positions price prices purple read receipt recoloured red
+removed result right same say says second see seven shape shapes shortest show shown shows simple six size small
+smaller smallest solve some square squares star stars sum system table tallest tell text than thanks thank that the
+them there these thing things think this three to top total transcribe triangle triangles two up value was what where
+which white who word words write written yellow yes you your zero zeros
+""".split()  # noqa: SIM905 - a list of words reads better as text
+# fmt: on
 
 # Pieces of JSON as the pre-tokenizer cuts them.
-PIECES = ('{"', '":', ' [{"', ' {"', '},', '}],', '",', '"},', '"}],', ' "', '"}', '}]', '\n\n', ' (', ').', ' =')
+PIECES = ('{"', '":', ' [{"', ' {"', "},", "}],", '",', '"},', '"}],', ' "', '"}', "}]", "\n\n", " (", ").", " =")
 
 
 def byte_characters() -> list[str]:

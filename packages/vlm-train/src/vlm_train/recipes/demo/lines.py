@@ -1,0 +1,169 @@
+"""Pictures of text: what is written, in which font, where each character lands."""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw
+
+from vlm_train.recipes.demo import colors, fonts
+from vlm_train.recipes.demo.colors import Rgb
+from vlm_train.recipes.demo.words import WORDS
+
+PUNCTUATION = ".,:;!?-+/%$&()#'\"@*="
+CHARACTERS = string.ascii_letters + string.digits + PUNCTUATION + "€£"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How hard the text pictures are."""
+
+    max_characters: int = 8  # per line
+    max_lines: int = 1
+    min_size: int = 24  # font size in pixels
+    max_size: int = 48
+    largest: int = 448  # side of the canvas
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """A character and its box in pixels."""
+
+    character: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """A picture of one or more lines of text, before it is drawn."""
+
+    width: int
+    height: int
+    ink: Rgb
+    paper: Rgb
+    face: str
+    size: int
+    lines: tuple[str, ...]
+    left: int
+    tops: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def draw(self) -> Image.Image:
+        """The picture, RGB."""
+        image = Image.new("RGB", (self.width, self.height), self.paper)
+        draw = ImageDraw.Draw(image)
+        font = fonts.load(self.face, self.size)
+        for line, top in zip(self.lines, self.tops, strict=True):
+            draw.text((self.left, top), line, font=font, fill=self.ink)
+        return image
+
+    def glyphs(self) -> list[Glyph]:
+        """Every character's box: its advance wide, the font's ascent and descent high."""
+        font = fonts.load(self.face, self.size)
+        ascent, descent = font.getmetrics()
+        boxes = []
+        for line, top in zip(self.lines, self.tops, strict=True):
+            edges = [self.left + font.getlength(line[:end]) for end in range(len(line) + 1)]
+            for character, left, right in zip(line, edges, edges[1:]):
+                boxes.append(Glyph(character, left, top + 0.12 * ascent, right, top + ascent + 0.6 * descent))
+        return boxes
+
+
+def _number(rng: random.Random) -> str:
+    kind = rng.random()
+    if kind < 0.3:
+        return str(rng.randint(0, 10 ** rng.randint(1, 7)))
+    if kind < 0.6:
+        price = f"{rng.randint(0, 10 ** rng.randint(1, 3))}.{rng.randint(0, 99):02d}"
+        return rng.choice(("${}", "{}", "{}", "€{}", "£{}")).format(price)
+    if kind < 0.7:
+        return f"{rng.randint(0, 23)}:{rng.randint(0, 59):02d}"
+    if kind < 0.8:
+        return f"{rng.randint(1, 31)}{rng.choice('/.-')}{rng.randint(1, 12)}"
+    if kind < 0.9:
+        return f"{rng.randint(0, 100)}%"
+    letters = "".join(rng.choice(string.ascii_uppercase) for _ in range(rng.randint(1, 3)))
+    return f"{letters}{rng.choice(('-', '', ' '))}{rng.randint(0, 9999)}"
+
+
+def _word(rng: random.Random) -> str:
+    word = rng.choice(WORDS)
+    style = rng.random()
+    word = word.capitalize() if style < 0.35 else word.upper() if style < 0.6 else word
+    return word + rng.choice(".,:!?") if rng.random() < 0.12 else word
+
+
+def _scramble(longest: int, excluded: frozenset[str], rng: random.Random) -> str:
+    kind = rng.random()
+    if kind < 0.45:
+        alphabet = CHARACTERS
+    elif kind < 0.65:
+        alphabet = string.ascii_letters + string.digits
+    elif kind < 0.85:
+        alphabet = rng.choice((string.ascii_uppercase, string.ascii_lowercase, string.ascii_letters))
+    else:
+        alphabet = string.ascii_uppercase + string.digits
+    allowed = [character for character in alphabet if character not in excluded]
+    return "".join(rng.choice(allowed) for _ in range(rng.randint(1, longest)))
+
+
+def line(longest: int, excluded: frozenset[str], rng: random.Random) -> str:
+    """A line of at most `longest` characters: words, numbers, prices, or a scramble without the `excluded` characters."""
+    while True:
+        kind = rng.random()
+        if kind < 0.35:
+            text = _word(rng)
+            while rng.random() < 0.6 and len(text) < longest - 2:
+                text += " " + (_word(rng) if rng.random() < 0.7 else _number(rng))
+        elif kind < 0.55:
+            text = _number(rng)
+        elif kind < 0.62:
+            text = f"{_word(rng)} {_number(rng)}"
+        else:
+            text = _scramble(longest, excluded, rng)
+        if len(text) <= longest:
+            return text
+
+
+def compose(limits: Limits, faces: Sequence[str], rng: random.Random) -> Page:
+    """A random page within `limits`, all of its text inside the canvas and plainly visible."""
+    while True:
+        face = rng.choice(faces)
+        size = rng.randint(limits.min_size, limits.max_size)
+        font = fonts.load(face, size)
+        num_lines = rng.randint(1, limits.max_lines)
+        excluded = fonts.look_alikes(face)
+        texts = tuple(line(limits.max_characters, excluded, rng) for _ in range(num_lines))
+        boxes = [font.getbbox(text) for text in texts]
+        ascent, descent = font.getmetrics()
+        pitch = round((ascent + descent) * rng.uniform(1.0, 1.4))
+        text_width = int(max(max(box[2], font.getlength(text)) for box, text in zip(boxes, texts))) + 1
+        overhang = max(0, -min(box[0] for box in boxes))
+        text_height = pitch * (num_lines - 1) + ascent + descent
+        ink, paper = colors.ink_and_paper(rng)
+        pad = rng.choice((4, 8, 16))
+        width, height = text_width + overhang + 2 * pad, text_height + 2 * pad
+        slack = 1.0 + 1.6 * rng.betavariate(1, 3)
+        width, height = max(64, round(width * slack)), max(28, round(height * (1.0 + 3 * rng.betavariate(1, 3))))
+        if rng.random() < 0.12:
+            width, height = max(width, 224), max(height, 224)
+        if rng.random() < 0.4:
+            width, height = -(-width // 28) * 28, -(-height // 28) * 28
+        width, height = max(width, -(-height // 3)), max(height, -(-width // 4))
+        if width > limits.largest or height > limits.largest:
+            continue
+        left = rng.randint(2 + overhang, max(2 + overhang, width - text_width - 2))
+        if rng.random() < 0.25:
+            left = max(2 + overhang, (width - text_width) // 2)
+        top = rng.randint(1, max(1, height - text_height - 1))
+        tops = tuple(top + pitch * index for index in range(num_lines))
+        return Page(width, height, ink, paper, face, size, texts, left, tops)

@@ -1,0 +1,223 @@
+"""One training or evaluation item: pictures and a conversation about them."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vlm_train.recipes.demo import lines, questions, scenes
+from vlm_train.recipes.demo.colors import COLORS
+from vlm_train.recipes.demo.lines import Limits, Page
+from vlm_train.recipes.demo.questions import Exchange
+from vlm_train.recipes.demo.scenes import Scene
+from vlm_train.recipes.demo.shapes import SHAPES
+
+Picture = Scene | Page
+Kind = tuple[str | None, str | None]
+
+# Task and share of the samples.
+MIX = (
+    ("read", 0.42),
+    ("count", 0.17),
+    ("describe", 0.08),
+    ("look", 0.08),
+    ("where", 0.07),
+    ("more", 0.10),
+    ("compare", 0.01),
+    ("sum", 0.05),
+    ("talk", 0.02),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pictures and the exchanges about them; the pictures come with the first question."""
+
+    pictures: tuple[Picture, ...]
+    images: tuple[Image.Image, ...]
+    exchanges: tuple[Exchange, ...]
+    thinking: bool
+
+
+def limits(progress: float, rng: random.Random) -> Limits:
+    """How hard a text picture is at `progress` (0 to 1) through the training: short and large first."""
+    if progress < 0.05:
+        return Limits(max_characters=4, min_size=28, max_size=48, largest=252)
+    if progress < 0.15:
+        return Limits(max_characters=8, min_size=22, max_size=48, largest=336)
+    hard = rng.random()
+    if hard < 0.6:
+        return Limits(max_characters=8, min_size=20, max_size=56)
+    if hard < 0.85 or progress < 0.4:
+        return Limits(max_characters=16, min_size=16, max_size=48)
+    return Limits(max_characters=16, max_lines=3, min_size=14, max_size=40)
+
+
+def draw(progress: float, faces: Sequence[str], rng: random.Random) -> Sample:
+    """A random training sample."""
+    task = rng.choices([name for name, _ in MIX], weights=[share for _, share in MIX])[0]
+    thinking = rng.random() < 0.25
+    if task == "read":
+        page = lines.compose(limits(progress, rng), faces, rng)
+        exchange = questions.about_text(page.text, rng)
+        return _sample((page,), [exchange], thinking, rng)
+    if task == "sum":
+        return _sample((), [questions.about_sum(rng, held_out=False)], thinking, rng)
+    if task == "talk":
+        return _sample((), [questions.about_nothing(rng)], thinking, rng)
+    if task in ("more", "compare"):
+        first, second, kind = two_scenes(rng, most=4 if task == "compare" or progress < 0.1 else 9)
+        if task == "compare":
+            return _sample((first, second), [questions.about_both(first, second, rng)], thinking, rng)
+        exchanges = [questions.about_more(first, second, kind, rng)]
+        if rng.random() < 0.5:
+            exchanges.append(questions.about_more(first, second, any_kind(rng), rng))
+        return _sample((first, second), exchanges, thinking, rng)
+    if task == "count":
+        scene, kind = scene_to_count(rng, most=4 if progress < 0.05 else 9)
+        main = questions.about_count(scene, rng, kind)
+    elif task == "where":
+        scene = scene_to_place(rng)
+        main = questions.about_place(scene, rng)
+    else:
+        scene = scene_to_describe(rng)
+        if task == "describe":
+            main = questions.about_description(scene, rng)
+        else:
+            main = questions.about_color(scene, rng) or questions.about_shape(scene, rng)
+    exchanges = [] if main is None else [main]
+    for _ in range(rng.choice((0, 1, 2, 2, 3))):
+        follow_up = any_question(scene, rng)
+        if follow_up is not None:
+            exchanges.append(follow_up)
+    if not exchanges:
+        exchanges = [questions.about_description(scene, rng)]
+    if rng.random() < 0.5:
+        rng.shuffle(exchanges)
+    return _sample((scene,), exchanges, thinking, rng)
+
+
+def any_question(scene: Scene, rng: random.Random) -> Exchange | None:
+    """A question about the scene of a random task, or None where that task does not fit it."""
+    task = rng.random()
+    if task < 0.35:
+        return questions.about_count(scene, rng)
+    if task < 0.55:
+        return questions.about_color(scene, rng)
+    if task < 0.65:
+        return questions.about_shape(scene, rng)
+    if task < 0.9:
+        return questions.about_place(scene, rng)
+    return questions.about_description(scene, rng) if len(scene.things) <= 6 else None
+
+
+def any_kind(rng: random.Random) -> Kind:
+    """What to count: a shape, a coloured shape, a colour or everything."""
+    color, shape = rng.choice(COLORS), rng.choice(SHAPES)
+    kinds: tuple[Kind, ...] = ((None, shape), (color, shape), (color, None), (None, None))
+    return rng.choices(kinds, weights=(45, 30, 8, 17))[0]
+
+
+def _things(kind: Kind, number: int, rng: random.Random) -> list[tuple[str, str]]:
+    one_color = rng.choice(COLORS) if rng.random() < 0.3 else None  # often the same colour throughout
+    one_shape = rng.choice(SHAPES) if rng.random() < 0.3 else None
+    return [
+        (kind[0] or one_color or rng.choice(COLORS), kind[1] or one_shape or rng.choice(SHAPES)) for _ in range(number)
+    ]
+
+
+def _others(kind: Kind, number: int, rng: random.Random) -> list[tuple[str, str]]:
+    if kind == (None, None):
+        return []
+    others: list[tuple[str, str]] = []
+    while len(others) < number:
+        color, shape = rng.choice(COLORS), rng.choice(SHAPES)
+        if rng.random() < 0.4:  # near misses: the right shape in another colour, or the other way round
+            color, shape = (kind[0] or color, shape) if rng.random() < 0.5 else (color, kind[1] or shape)
+        if kind[0] in (None, color) and kind[1] in (None, shape):
+            continue
+        others.append((color, shape))
+    return others
+
+
+def _canvas(number: int, rng: random.Random, largest: int = 448) -> tuple[int, int]:
+    while True:
+        width, height = scenes.canvas(rng, 96 if number < 5 else 140 if number < 9 else 168, largest)
+        if width * height >= number * 2600:
+            return width, height
+
+
+def scene_to_count(rng: random.Random, most: int = 9, largest: int = 448) -> tuple[Scene, Kind]:
+    """A scene with 0 to `most` things of a kind, each number as likely, and other things between them."""
+    kind, number = any_kind(rng), rng.randint(0, most)
+    num_others = rng.randint(0, max(0, min(6, scenes.MAX_OBJECTS - number)))
+    if number == 0 and num_others == 0 and rng.random() < 0.8:
+        num_others = 2
+    kinds = _things(kind, number, rng) + _others(kind, num_others, rng)
+    rng.shuffle(kinds)
+    return scenes.compose(kinds, *_canvas(len(kinds), rng, largest), rng), kind
+
+
+def scene_to_describe(rng: random.Random) -> Scene:
+    """One to five things."""
+    number = rng.choice((1, 1, 2, 2, 3, 3, 4, 5))
+    kinds = _things((None, None), number, rng)
+    return scenes.compose(kinds, *_canvas(number, rng), rng)
+
+
+def scene_to_place(rng: random.Random) -> Scene:
+    """One thing clearly in a random cell, and up to five others in cells of their own or anywhere."""
+    while True:
+        width, height = _canvas(3, rng)
+        scene = scenes.compose([], width, height, rng)
+        kinds = _things((None, None), rng.choice((1, 1, 2, 3, 4, 5, 6)), rng)
+        for color, shape in kinds:
+            bigger = scenes.compose_at(color, shape, (rng.randint(0, 2), rng.randint(0, 2)), scene, rng)
+            scene = bigger or scene
+        if scene.things:
+            return scene
+
+
+def two_scenes(rng: random.Random, most: int = 9, largest: int = 280) -> tuple[Scene, Scene, Kind]:
+    """Two scenes and a kind; the numbers of that kind are equal a third of the time, else often close."""
+    kind = any_kind(rng)
+    one = rng.randint(0, most)
+    relation = rng.random()
+    if relation < 0.34:
+        two = one
+    elif relation < 0.7:
+        two = min(most, max(0, one + rng.choice((-2, -1, 1, 2))))
+    else:
+        two = rng.randint(0, most)
+    pair = []
+    size = _canvas(9, rng, largest) if rng.random() < 0.5 else None
+    for number in (one, two):
+        kinds = _things(kind, number, rng) + _others(kind, rng.randint(0, 3), rng)
+        rng.shuffle(kinds)
+        width, height = size if size and size[0] * size[1] >= len(kinds) * 2600 else _canvas(len(kinds), rng, largest)
+        pair.append(scenes.compose(kinds, width, height, rng))
+    return pair[0], pair[1], kind
+
+
+def _sample(pictures: tuple[Picture, ...], exchanges: list[Exchange], thinking: bool, rng: random.Random) -> Sample:
+    images = tuple(_worn(picture.draw(), rng) for picture in pictures)
+    exchanges = list({exchange.question: exchange for exchange in exchanges}.values())
+    return Sample(pictures, images, tuple(exchanges), thinking)
+
+
+def _worn(image: Image.Image, rng: random.Random) -> Image.Image:
+    """The image as it may come from elsewhere: now and then with noise or JPEG artefacts."""
+    wear = rng.random()
+    if wear < 0.04:
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=rng.randint(60, 95))
+        return Image.open(buffer).convert("RGB")
+    if wear < 0.08:
+        noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 8), (image.height, image.width, 1))
+        return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))
+    return image
