@@ -14,6 +14,7 @@ from .errors import UnsupportedModel
 TABLE: dict[str, str] = {
     "llava": "llava",
     "llava_next": "llava_next",
+    "qwen2_5_vl": "qwen2_5_vl",
     "qwen2_vl": "qwen2_vl",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,10 @@ from ..errors import ProcessingError
 from .base import MediaOptions, Processing
 from .image.dynamic import PatchStrategy
 from .positions import grid_coordinates, mrope
+from .video.sampling import VideoSampling
+
+# what the reference assumes of frames that come without times
+UNKNOWN_RATE = 24
 
 
 class GridProcessing(Processing):
@@ -26,8 +31,10 @@ class GridProcessing(Processing):
         images: PatchStrategy,
         videos: PatchStrategy,
         table: TokenTable | None = None,
+        sampling: VideoSampling | None = None,
     ) -> None:
         super().__init__(table)
+        self.sampling = sampling or VideoSampling(spread="starts", group=videos.frames)
         ids: dict[MediaKind, int] = {"image": image_token}
         if video_token is not None:
             ids["video"] = video_token
@@ -38,10 +45,16 @@ class GridProcessing(Processing):
         height, width = self.images.size(rgb.shape[0], rgb.shape[1], options)
         return self._item("image", *self.images(rgb[None], height, width))
 
+    def sample(self, total: int, rate: float, options: MediaOptions) -> np.ndarray:
+        return self.sampling(total, rate, options)
+
     def video(self, frames: np.ndarray, timestamps: Sequence[float], options: MediaOptions) -> MediaItem:
-        height, width = self.videos.size(frames.shape[1], frames.shape[2], options)
+        if len(frames) == 0 or len(frames) != len(timestamps):
+            raise ProcessingError(f"a video needs frames with a time each; got {len(frames)} and {len(timestamps)}")
+        height, width = self.videos.size(frames.shape[1], frames.shape[2], options, len(frames))
         item = self._item("video", *self.videos(frames, height, width))
-        return MediaItem(item.kind, item.arrays, item.num_tokens, item.grid, {"timestamps": tuple(timestamps)})
+        seconds = self.videos.frames * frame_seconds(timestamps, options.duration)
+        return replace(item, facts={"timestamps": tuple(timestamps), "seconds_per_patch": seconds})
 
     def times(self, item: MediaItem) -> np.ndarray:
         """Time coordinate of each temporal patch of an item: [t]."""
@@ -55,7 +68,7 @@ class GridProcessing(Processing):
             _, h, w = items[span.item].grid
             merge = self._strategy(items[span.item].kind).merge
             cells = grid_coordinates(self.times(items[span.item]), h // merge, w // merge)
-            media.append((span.start, cells[:, span.offset : span.offset + span.length]))
+            media.append((span.start, cells[:, span.offset : span.offset + span.length], max(h, w) // merge))
         return mrope(len(tokens), media)
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[MediaItem]:
@@ -83,3 +96,12 @@ class GridProcessing(Processing):
     def _item(self, kind: MediaKind, patches: np.ndarray, grid: tuple[int, int, int]) -> MediaItem:
         t, h, w = grid
         return MediaItem(kind, {"patches": patches}, t * h * w // self._strategy(kind).merge ** 2, grid)
+
+
+def frame_seconds(timestamps: Sequence[float], duration: float | None) -> float:
+    """Seconds one sampled frame stands for: its share of the video, or the mean gap where the duration is not known."""
+    if duration is not None:
+        return duration / len(timestamps)
+    if len(timestamps) < 2:
+        return 1 / UNKNOWN_RATE
+    return (timestamps[-1] - timestamps[0]) / (len(timestamps) - 1)

@@ -13,22 +13,22 @@ def grid_coordinates(times: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.stack([t.ravel(), h.ravel(), w.ravel()]).astype(np.int32)
 
 
-def mrope(length: int, media: Sequence[tuple[int, np.ndarray]]) -> tuple[np.ndarray, int]:
+def mrope(length: int, media: Sequence[tuple[int, np.ndarray, int]]) -> tuple[np.ndarray, int]:
     """Positions [3, length] and the delta for what follows.
 
-    media: (first index, coordinates [3, n]) of each run, in order. Text counts on from the largest position so far + 1:
+    media: (first index, coordinates [3, n], advance) of each run, in order. The text behind a run goes on `advance` after the
+    run's first position, whatever its time coordinates reached; what is generated goes on behind the largest position of all.
 
-        a b [0,0,0 0,0,1 0,1,0 0,1,1] c     ->  time 0 1 2 2 2 2 4;  row 0 1 2 2 3 3 4;  column 0 1 2 3 2 3 4
+        a b [0,0,0 0,0,1 0,1,0 0,1,1] c     ->  time 0 1 2 2 2 2 4;  row 0 1 2 2 3 3 4;  column 0 1 2 3 2 3 4   (advance 2)
     """
     positions = np.zeros((3, length), np.int32)
     at, following = 0, 0
-    for start, coordinates in media:
+    for start, coordinates, advance in media:
         positions[:, at:start] = following + np.arange(start - at)
         following += start - at
         stop = start + coordinates.shape[1]
         positions[:, start:stop] = following + coordinates
-        following += int(coordinates.max()) + 1
+        following += advance
         at = stop
     positions[:, at:] = following + np.arange(length - at)
-    following += length - at
-    return positions, following - length
+    return positions, int(positions.max(initial=-1)) + 1 - length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,31 @@ def fit_area(height: int, width: int, factor: int, min_pixels: int, max_pixels: 
         columns = max(factor, math.floor(width / shrink / factor) * factor)
     elif rows * columns < min_pixels:
         grow = math.sqrt(min_pixels / (height * width))
+        rows = math.ceil(height * grow / factor) * factor
+        columns = math.ceil(width * grow / factor) * factor
+    return rows, columns
+
+
+def fit_volume(
+    num_frames: int, height: int, width: int, factor: int, group: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """As `fit_area`, but the limits hold for all frames together, counted in whole groups (GLM-4V, Qwen3-VL), and sides
+    shorter than `factor` are enlarged first. Raises ProcessingError for sides that differ by more than 200 times."""
+    if height < factor or width < factor:
+        grow = max(factor / height, factor / width)
+        height, width = int(height * grow), int(width * grow)
+    if max(height, width) > MAX_RATIO * min(height, width):
+        raise ProcessingError(
+            f"a picture of {height}x{width} is too long: sides may differ by {MAX_RATIO} times at most"
+        )
+    rows, columns = round(height / factor) * factor, round(width / factor) * factor
+    volume = max(round(num_frames / group), 1) * group * rows * columns
+    if volume > max_pixels:
+        shrink = math.sqrt(num_frames * height * width / max_pixels)
+        rows = max(factor, math.floor(height / shrink / factor) * factor)
+        columns = max(factor, math.floor(width / shrink / factor) * factor)
+    elif volume < min_pixels:
+        grow = math.sqrt(min_pixels / (num_frames * height * width))
         rows = math.ceil(height * grow / factor) * factor
         columns = math.ceil(width * grow / factor) * factor
     return rows, columns
@@ -66,8 +91,8 @@ class PatchStrategy:
             Normalize.from_files(files, mean, std),
         )
 
-    def size(self, height: int, width: int, options: MediaOptions) -> tuple[int, int]:
-        """Height and width after resizing."""
+    def size(self, height: int, width: int, options: MediaOptions, num_frames: int = 1) -> tuple[int, int]:
+        """Height and width after resizing. num_frames: of a video, whose every frame has the limits of a picture here."""
         if options.resize_shape is not None:
             height, width = options.resize_shape
         low, high = options.area_limits(self.min_pixels, self.max_pixels)
@@ -94,3 +119,20 @@ class PatchStrategy:
         ordered = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)
         flat = ordered.reshape(t * h * w, channels * self.frames * self.patch * self.patch)
         return np.ascontiguousarray(flat), (t, h, w)
+
+
+@dataclass(frozen=True)
+class VolumeStrategy(PatchStrategy):
+    """Limits of area hold for all frames of a video together; a picture counts as one group of frames."""
+
+    def size(self, height: int, width: int, options: MediaOptions, num_frames: int = 1) -> tuple[int, int]:
+        if options.resize_shape is not None:
+            height, width = options.resize_shape
+        count = max(num_frames, self.frames)
+        own = replace(
+            options,  # a caller's limits are those of one frame
+            min_pixels=None if options.min_pixels is None else options.min_pixels * count,
+            max_pixels=None if options.max_pixels is None else options.max_pixels * count,
+        )
+        low, high = own.area_limits(self.min_pixels, self.max_pixels)
+        return fit_volume(count, height, width, self.patch * self.merge, self.frames, low, high)

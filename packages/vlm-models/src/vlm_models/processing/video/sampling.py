@@ -1,0 +1,75 @@
+"""Which frames of a video a family looks at. Knows counts and rates; not files or pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ...errors import ProcessingError
+from ..base import MediaOptions, pick
+
+Spread = Literal["ends", "starts"]
+
+
+@dataclass(frozen=True)
+class VideoSampling:
+    """fps: frames a second. Counts are at least min_frames, at most max_frames, and never more than the video has.
+
+    spread: "ends": first and last frame and evenly between; "starts": the first frame of equal stretches, in whole groups of
+    `group` frames. num_frames: a fixed count that replaces fps.
+    """
+
+    fps: float = 2.0
+    min_frames: int = 4
+    max_frames: int = 768
+    group: int = 2
+    spread: Spread = "ends"
+    num_frames: int | None = None
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, Any], default: VideoSampling) -> VideoSampling:
+        """From video_preprocessor_config.json."""
+        count = files.get("num_frames")
+        return cls(
+            float(pick(files, "fps", default.fps)),
+            int(pick(files, "min_frames", default.min_frames)),
+            int(pick(files, "max_frames", default.max_frames)),
+            int(pick(files, "temporal_patch_size", default.group)),
+            default.spread,
+            default.num_frames if count is None else int(count),
+        )
+
+    def __call__(self, total: int, rate: float, options: MediaOptions) -> np.ndarray:
+        """int64 indices of the frames to read of a video of `total` frames at `rate` a second. Raises ProcessingError."""
+        if total < 1 or not rate > 0:
+            raise ProcessingError(f"a video needs frames and a rate above 0; found {total} frames at {rate} a second")
+        if options.fps is not None and not options.fps > 0:
+            raise ProcessingError(f"fps must be above 0, got {options.fps}")
+        most = min(self.max_frames if options.max_frames is None else options.max_frames, total)
+        if most < 1:
+            raise ProcessingError(f"max_frames must be at least 1, got {options.max_frames}")
+        if self.spread == "starts":
+            return self._starts(total, rate, most, options)
+        count = self._wanted(total, rate, options)
+        count = min(max(int(count), self.min_frames), most)
+        return np.linspace(0, total - 1, count).round().astype(np.int64)
+
+    def _wanted(self, total: int, rate: float, options: MediaOptions) -> float:
+        if options.fps is None and self.num_frames is not None:
+            return self.num_frames
+        return total / rate * (self.fps if options.fps is None else options.fps)
+
+    def _starts(self, total: int, rate: float, most: int, options: MediaOptions) -> np.ndarray:
+        if options.fps is None and self.num_frames is not None:
+            count = float(min(round(self.num_frames / self.group) * self.group, most))
+        else:
+            whole = most // self.group * self.group
+            count = min(max(self._wanted(total, rate, options), self.min_frames), whole)
+            count = math.floor(count / self.group) * self.group
+        if count < 1:
+            return np.arange(most)  # shorter than one group: all there is, the last frame fills it up
+        return np.arange(0, total, total / count).astype(np.int64)[: int(count)]
