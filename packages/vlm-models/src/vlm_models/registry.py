@@ -14,6 +14,8 @@ from .errors import UnsupportedModel
 TABLE: dict[str, str] = {
     "llava": "llava",
     "llava_next": "llava_next",
+    "mistral3": "mistral3",
+    "pixtral": "llava",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen2_vl": "qwen2_vl",
 }

@@ -63,10 +63,13 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
+        hf, named = dict(hf), hf.get("model_type")
         vision = dict(sub(hf, "vision_config"))
         if vision.get("model_type", "clip_vision_model") == "clip_vision_model":
             vision = _TOWER | vision
         tower = tower_config(vision)
+        # conversions that name Pixtral leave out what LLaVA would have to be told
+        hf = ({"vision_feature_select_strategy": "full", "vision_feature_layer": -1} if named == "pixtral" else {}) | hf
         strategy = expect(hf, "vision_feature_select_strategy", "default", "full")
         act = take(hf, "projector_hidden_act", str, "gelu")
         activation(act)

@@ -40,7 +40,7 @@ class PixtralVitConfig:
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> PixtralVitConfig:
         """From a vision_config; absent keys have the defaults of PixtralVisionConfig. Raises ConfigError."""
-        given = hf.get("rope_parameters") or {}
+        given = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         expect(given, "rope_type", "axial", "default")
         config = cls(
             take(hf, "hidden_size", int, 1024),
