@@ -99,6 +99,7 @@ def make(spec: Spec, root: Path = GOLDENS) -> Path:
         "reference": {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]},
         "class": type(model).__name__,
         "dtype": "float32",
+        "end_of_sequence": end_of_sequence(model),
         "cases": about,
         "tensors": tensors,
         "layouts": {"hub": hub, "transformers": saved},
@@ -145,25 +146,30 @@ def run(model: PreTrainedModel, case: CaseSpec) -> dict[str, dict[str, np.ndarra
     }
 
 
+def end_of_sequence(model: PreTrainedModel) -> list[int]:
+    """Ids that end a sequence, by the configuration."""
+    ends = model.generation_config.eos_token_id
+    ends = getattr(model.config.get_text_config(), "eos_token_id", None) if ends is None else ends
+    return [] if ends is None else list(ends) if isinstance(ends, (list, tuple)) else [ends]
+
+
 def greedy(model: PreTrainedModel, inputs: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Greedy continuation with the reference's own cache; end-of-sequence must not be the best token at any step."""
-    ends = model.generation_config.eos_token_id or getattr(model.config.get_text_config(), "eos_token_id", None) or []
-    model.generation_config.eos_token_id = None
+    """Greedy continuation with the reference's own cache, end-of-sequence suppressed."""
+    ends = end_of_sequence(model)
     result = model.generate(
         **inputs,
         max_new_tokens=steps,
+        min_new_tokens=steps if ends else None,
+        eos_token_id=ends or None,
         do_sample=False,
         pad_token_id=0,
         return_dict_in_generate=True,
+        output_scores=True,
         output_logits=True,
     )
-    tokens = result.sequences[:, -steps:]
-    ends = set(ends if isinstance(ends, list) else [ends])
-    if ends & set(tokens.reshape(-1).tolist()):
-        raise ValueError(f"greedy tokens contain an end of sequence ({ends}); choose another id in the configuration")
-    scores = torch.stack(result.logits, dim=1)
-    best = scores.topk(2, dim=-1).values
-    return {"tokens": tokens, "margins": (best[..., 0] - best[..., 1]) / scores.norm(dim=-1)}
+    best = torch.stack(result.scores, dim=1).topk(2, dim=-1).values
+    norms = torch.stack(result.logits, dim=1).norm(dim=-1)
+    return {"tokens": result.sequences[:, -steps:], "margins": (best[..., 0] - best[..., 1]) / norms}
 
 
 def small(value: Any) -> np.ndarray:

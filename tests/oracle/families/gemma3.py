@@ -1,22 +1,23 @@
 """Gemma 3.
 
 For the implementer:
-- published names: `language_model.model.*`, `vision_tower.vision_model.*`, `multi_modal_projector.mm_input_projection_weight`,
-  `multi_modal_projector.mm_soft_emb_norm.weight`; save_pretrained 5.23 drops the tower's inner `vision_model.`.
+- published names: `language_model.model.*`, `vision_tower.vision_model.*`,
+  `multi_modal_projector.mm_input_projection_weight`, `multi_modal_projector.mm_soft_emb_norm.weight`; save_pretrained
+  5.23 drops the tower's inner `vision_model.`.
 - every norm of text and projector multiplies by (1 + weight); SigLIP's LayerNorms do not.
 - embeddings are scaled by sqrt(hidden); picture features are NOT scaled.
-- projector: average pooling of the patch map to sqrt(mm_tokens_per_image) a side, norm, then x @ mm_input_projection_weight
-  ([vision width, text width], not transposed).
+- projector: average pooling of the patch map to sqrt(mm_tokens_per_image) a side, norm, then x @
+  mm_input_projection_weight ([vision width, text width], not transposed).
 - the tower's output passes post_layernorm (last hidden state, no feature layer choice); no head.
-- a picture's own tokens see each other in both directions, on full AND on sliding layers (there, the picture's block is or-ed
-  with the sliding causal mask: the block may reach beyond the window); token_type_ids 1 marks them; begin and end of image are text.
-  Neighbouring pictures are separate blocks (a begin/end token always stands between).
-- attention scale is query_pre_attn_scalar ** -0.5; q and k normed per head; two rope bases: full layers rope_theta with
-  rope_scaling, sliding layers rope_local_base_freq without.
-- published text_config: rope_scaling, sliding_window, maybe sliding_window_pattern (default 6), no layer_types; attention heads and
-  other values equal to the class's defaults are missing.
-- the processor puts "\\n\\n" + boi + 256 image tokens + eoi + "\\n\\n" in the place of boi; pan and scan gives a sentence
-  with several pictures.
+- a picture's own tokens see each other in both directions, on full AND on sliding layers (there, the picture's block
+  is or-ed with the sliding causal mask: the block may reach beyond the window); token_type_ids 1 marks them; begin
+  and end of image are text. Neighbouring pictures are separate blocks (a begin/end token always stands between).
+- attention scale is query_pre_attn_scalar ** -0.5; q and k normed per head; two rope bases: full layers rope_theta
+  with rope_scaling, sliding layers rope_local_base_freq without.
+- published text_config: rope_scaling, sliding_window, maybe sliding_window_pattern (default 6), no layer_types;
+  attention heads and other values equal to the class's defaults are missing.
+- the processor puts "\\n\\n" + boi + 256 image tokens + eoi + "\\n\\n" in the place of boi; pan and scan gives a
+  sentence with several pictures.
 """
 
 from __future__ import annotations

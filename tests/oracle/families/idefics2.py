@@ -1,17 +1,21 @@
 """Idefics2.
 
 For the implementer:
-- published names are the model's own but `lm_head.weight`: `model.text_model.*`, `model.vision_model.*`, `model.connector.*`.
-- the tower sees pictures of any aspect, padded to the largest of the batch with pixel_attention_mask; position ids come from
-  BUCKETS: the fraction i / n of each axis (n = valid patches) against boundaries 1/side, 2/side... (right-open), not i itself.
-  Padded patches are masked in the tower and in the perceiver. A patch counts when any of its pixels does.
-- fractions are computed in float32 as arange(0, 1 - 1e-6, 1 / n): equal boundaries fall either way; follow the golden.
+- published names are the model's own but `lm_head.weight`: `model.text_model.*`, `model.vision_model.*`,
+  `model.connector.*`.
+- the tower sees pictures of any aspect, padded to the largest of the batch with pixel_attention_mask; position ids
+  come from BUCKETS: the fraction i / n of each axis (n = valid patches) against boundaries 1/side, 2/side...
+  (right-open), not i itself. Padded patches are masked in the tower and in the perceiver. A patch counts when any of
+  its pixels does.
+- fractions are computed in float32 as arange(0, 1 - 1e-6, 1 / n): equal boundaries fall either way; follow the
+  golden.
 - all-zero pictures are padding of ragged batches and are dropped.
-- connector: gated MLP to the text width, then a perceiver: latents attend to [context, latents] (keys of both), learned latents, RMS norms,
-  resampler_n_heads / num_key_value_heads, head_dim of its own; context is not normed by the latents' norm but by its own.
+- connector: gated MLP to the text width, then a perceiver: latents attend to [context, latents] (keys of both),
+  learned latents, RMS norms, resampler_n_heads / num_key_value_heads, head_dim of its own; context is not normed by
+  the latents' norm but by its own.
 - perceiver width equals the text's hidden size. Published text is Mistral with sliding_window 4096.
-- with do_image_splitting a picture is five: four crops of half the side and the whole, each <fake> image*n <fake>, neighbouring fakes merged,
-  and a blank is put after the closing fake where a word follows directly.
+- with do_image_splitting a picture is five: four crops of half the side and the whole, each <fake> image*n <fake>,
+  neighbouring fakes merged, and a blank is put after the closing fake where a word follows directly.
 """
 
 from __future__ import annotations

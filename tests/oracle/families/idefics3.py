@@ -1,12 +1,16 @@
 """Idefics3.
 
 For the implementer:
-- published names: `model.text_model.*`, `model.vision_model.*`, `model.connector.modality_projection.proj.weight`, `lm_head.weight`.
-- tower as Idefics2's (bucketed position ids, masks), tiles all of max_image_size; connector: pixel shuffle by scale_factor (a block of
-  scale x scale patches becomes one token of scale^2 * width, rows of the block outermost), one linear layer without bias.
-- a picture is resized (longest edge to size.longest_edge, then both sides up to multiples of max_image_size), cut into rows x cols tiles,
-  and the whole picture resized to one tile comes LAST. Expansion: see `text` and `input_ids`; "\\n" ends each row of tiles.
-- a picture that fits one tile after resizing still goes through the split when it is larger; rows = cols = 0 gives the short form.
+- published names: `model.text_model.*`, `model.vision_model.*`, `model.connector.modality_projection.proj.weight`,
+  `lm_head.weight`.
+- tower as Idefics2's (bucketed position ids, masks), tiles all of max_image_size; connector: pixel shuffle by
+  scale_factor (a block of scale x scale patches becomes one token of scale^2 * width, rows of the block outermost),
+  one linear layer without bias.
+- a picture is resized (longest edge to size.longest_edge, then both sides up to multiples of max_image_size), cut
+  into rows x cols tiles, and the whole picture resized to one tile comes LAST. Expansion: see `text` and `input_ids`;
+  "\\n" ends each row of tiles.
+- a picture that fits one tile after resizing still goes through the split when it is larger; rows = cols = 0 gives
+  the short form.
 - published vision_config.model_type is "idefics3"; text is Llama with llama3 rope scaling.
 """
 

@@ -2,15 +2,18 @@
 
 For the implementer:
 - three layouts occur: published `language_model.model.*`, `language_model.lm_head.*`, `vision_tower.vision_model.*`,
-  `multi_modal_projector.*`; save_pretrained 5.23 writes the same but the tower without the inner `vision_model.`; `memory` has
-  `model.language_model.*`, `model.vision_tower.*`, `lm_head.*`.
-- `vision_feature_layer` counts hidden states with the embeddings as number 0, so -2 is the output of the last block but one;
-  neither it nor -1 passes through the tower's final norm (CLIP: post_layernorm). A list joins the layers on the feature axis.
+  `multi_modal_projector.*`; save_pretrained 5.23 writes the same but the tower without the inner `vision_model.`;
+  `memory` has `model.language_model.*`, `model.vision_tower.*`, `lm_head.*`.
+- `vision_feature_layer` counts hidden states with the embeddings as number 0, so -2 is the output of the last block
+  but one; neither it nor -1 passes through the tower's final norm (CLIP: post_layernorm). A list joins the layers on
+  the feature axis.
 - strategy `default` drops the first token (CLIP's class token), `full` keeps all (a projected class token, too).
 - the tower's unused last blocks and post_layernorm are in the checkpoint, and must load.
-- published text_config holds only what differs from the class's defaults (so rope_theta, rms_norm_eps... may be missing).
+- published text_config holds only what differs from the class's defaults (so rope_theta, rms_norm_eps... may be
+  missing).
 - CLIP's activation is quick_gelu (x * sigmoid(1.702 x)), the projector's `gelu` is the exact one.
-- published processors expect `num_additional_image_tokens` 1 for CLIP; old ones lack it, and count 576 tokens all the same.
+- published processors expect `num_additional_image_tokens` 1 for CLIP; old ones lack it, and count 576 tokens all the
+  same.
 """
 
 from __future__ import annotations

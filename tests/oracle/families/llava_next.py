@@ -2,14 +2,15 @@
 
 For the implementer:
 - names as LLaVA, plus `image_newline`, published at the top level (`memory`: `model.image_newline`).
-- a picture is encoded as [thumbnail, tiles...]; the best grid is chosen by (height, width) pinpoints; tiles are laid out as one
-  map, the padding is cut away by the ORIGINAL aspect ratio (new side = int(round(side * scale, 7)), padding = rest // 2 on both
-  sides), a newline feature ends every row, and the thumbnail's features come FIRST.
-- pixel_values are padded to the largest number of tiles in the batch: [pictures, tiles, 3, side, side]; the number that counts
-  comes from image_sizes (original height, width) and the pinpoints.
-- Granite Vision: SigLIP tower, `vision_feature_layer` a list such as [-24, -20, -12, -1], joined on the feature axis in that
-  order, strategy `full`; Granite text: embedding_multiplier, residual_multiplier, attention_multiplier (in place of 1/sqrt(d)),
-  logits_scaling (logits are DIVIDED by it). Published it has use_image_newline_parameter and tie_word_embeddings true.
+- a picture is encoded as [thumbnail, tiles...]; the best grid is chosen by (height, width) pinpoints; tiles are laid
+  out as one map, the padding is cut away by the ORIGINAL aspect ratio (new side = int(round(side * scale, 7)),
+  padding = rest // 2 on both sides), a newline feature ends every row, and the thumbnail's features come FIRST.
+- pixel_values are padded to the largest number of tiles in the batch: [pictures, tiles, 3, side, side]; the number
+  that counts comes from image_sizes (original height, width) and the pinpoints.
+- Granite Vision: SigLIP tower, `vision_feature_layer` a list such as [-24, -20, -12, -1], joined on the feature axis
+  in that order, strategy `full`; Granite text: embedding_multiplier, residual_multiplier, attention_multiplier (in
+  place of 1/sqrt(d)), logits_scaling (logits are DIVIDED by it). Published it has use_image_newline_parameter and
+  tie_word_embeddings true.
 - SigLIP's tower there has no head (`vision_use_head` false).
 """
 

@@ -1,17 +1,19 @@
 """PaliGemma 1 (Gemma) and 2 (Gemma 2).
 
 For the implementer:
-- published names as LLaVA's: `language_model.model.*`, `vision_tower.vision_model.*`, `multi_modal_projector.linear.*`; tied head.
+- published names as LLaVA's: `language_model.model.*`, `vision_tower.vision_model.*`,
+  `multi_modal_projector.linear.*`; tied head.
 - positions start at ONE.
-- the whole prompt (token_type_ids 0: pictures and prefix) is one block that sees itself in both directions; only the answer is
-  causal. On Gemma 2's sliding layers too: the block overrides the window.
-- picture features come from the tower's last hidden state (after post_layernorm, no head), through one linear layer; the reference
-  does NOT divide them by sqrt(hidden) here; text embeddings are scaled by sqrt(hidden). See `image_features`.
-- norms multiply by (1 + weight). Gemma 2: two more norms a layer, soft caps on attention scores (50) and logits (30), attention scale
-  query_pre_attn_scalar ** -0.5, sliding window on even layers.
+- the whole prompt (token_type_ids 0: pictures and prefix) is one block that sees itself in both directions; only the
+  answer is causal. On Gemma 2's sliding layers too: the block overrides the window.
+- picture features come from the tower's last hidden state (after post_layernorm, no head), through one linear layer;
+  the reference does NOT divide them by sqrt(hidden) here; text embeddings are scaled by sqrt(hidden). See
+  `image_features`.
+- norms multiply by (1 + weight). Gemma 2: two more norms a layer, soft caps on attention scores (50) and logits (30),
+  attention scale query_pre_attn_scalar ** -0.5, sliding window on even layers.
 - the processor makes `<image>` * n + `<bos>` + prompt + "\\n"; rows are padded to the LEFT in published checkpoints.
-- published text_config lacks what equals the defaults (head_dim 256, rope_theta, rms_norm_eps, hidden_act); `hidden_activation` may be
-  missing or null: the activation is gelu_pytorch_tanh.
+- published text_config lacks what equals the defaults (head_dim 256, rope_theta, rms_norm_eps, hidden_act);
+  `hidden_activation` may be missing or null: the activation is gelu_pytorch_tanh.
 - the text-only case has no processor output (the reference's processor refuses it); its token_type_ids are zero.
 """
 

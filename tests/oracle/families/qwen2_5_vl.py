@@ -1,13 +1,14 @@
 """Qwen2.5-VL.
 
 For the implementer:
-- published names and flat config.json as Qwen2-VL; vision `hidden_size` is the tower's width here, `out_hidden_size` the text's.
+- published names and flat config.json as Qwen2-VL; vision `hidden_size` is the tower's width here, `out_hidden_size`
+  the text's.
 - the tower: RMS norms, gated MLP with biases, window attention except at `fullatt_block_indexes`; windows of
-  window_size / merge / patch merged cells a side, cut off at the picture's edges; tokens are reordered by window before the blocks
-  and put back after the merger.
-- video: temporal positions of group g are start + floor(g * tokens_per_second * second_per_grid_ts); pictures step by 1. The token
-  after a video goes on at start + max(h, w) / merge, whatever the temporal positions reached, so positions may fall back;
-  the decode delta is (largest position + 1 - length).
+  window_size / merge / patch merged cells a side, cut off at the picture's edges; tokens are reordered by window
+  before the blocks and put back after the merger.
+- video: temporal positions of group g are start + floor(g * tokens_per_second * second_per_grid_ts); pictures step by
+  1. The token after a video goes on at start + max(h, w) / merge, whatever the temporal positions reached, so
+  positions may fall back; the decode delta is (largest position + 1 - length).
 """
 
 from __future__ import annotations

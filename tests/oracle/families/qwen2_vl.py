@@ -1,13 +1,13 @@
 """Qwen2-VL.
 
 For the implementer:
-- published names: `visual.*`, `model.*`, `lm_head.*`; config.json is flat (text keys at the top) with `rope_scaling.type` "mrope".
-  save_pretrained 5.23 writes the published names too; only a checkpoint saved with save_original_format=False has
-  `model.visual.*`, `model.language_model.*` (layout `memory`).
+- published names: `visual.*`, `model.*`, `lm_head.*`; config.json is flat (text keys at the top) with
+  `rope_scaling.type` "mrope". save_pretrained 5.23 writes the published names too; only a checkpoint saved with
+  save_original_format=False has `model.visual.*`, `model.language_model.*` (layout `memory`).
 - vision `hidden_size` is the width after the merger (the text width); `embed_dim` is the tower's own.
 - published vision_config says `in_chans`, transformers says `in_channels`.
-- vision position ids of a picture: temporal axis counts 2-frame groups with step 1; the next token goes on at
-  start + max(h, w) / merge, NOT at start + max(t, h, w): a long video does not advance by its number of frame groups.
+- vision position ids of a picture: temporal axis counts 2-frame groups with step 1; the next token goes on at start +
+  max(h, w) / merge, NOT at start + max(t, h, w): a long video does not advance by its number of frame groups.
 - sliding window (`use_sliding_window`) applies to layers >= max_window_layers.
 - rows padded on the right keep the reference's zero positions under padding.
 """

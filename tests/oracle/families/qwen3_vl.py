@@ -2,20 +2,23 @@
 
 For the implementer:
 - published names are the model's own: `model.visual.*`, `model.language_model.*`, `lm_head.weight`.
-- published `text_config.rope_scaling` = {rope_type default, mrope_interleaved true, mrope_section}; vision_config.model_type is "qwen3_vl"
-  (or "qwen3_vl_moe") there. mrope is always interleaved: frequency i takes the height axis where i % 3 == 1 and i < 3 * section[1], the width
-  axis where i % 3 == 2 and i < 3 * section[2], else the temporal one.
-- tower: a learned position table (sqrt(num_position_embeddings) a side) is resampled bilinearly to each grid (corners aligned, linspace over
-  0..side-1), then laid out in merge order; rotary positions on top. LayerNorm eps 1e-6. deepstack mergers norm AFTER joining 2x2
-  (width 4 * hidden), the final merger before.
+- published `text_config.rope_scaling` = {rope_type default, mrope_interleaved true, mrope_section};
+  vision_config.model_type is "qwen3_vl" (or "qwen3_vl_moe") there. mrope is always interleaved: frequency i takes the
+  height axis where i % 3 == 1 and i < 3 * section[1], the width axis where i % 3 == 2 and i < 3 * section[2], else
+  the temporal one.
+- tower: a learned position table (sqrt(num_position_embeddings) a side) is resampled bilinearly to each grid (corners
+  aligned, linspace over 0..side-1), then laid out in merge order; rotary positions on top. LayerNorm eps 1e-6.
+  deepstack mergers norm AFTER joining 2x2 (width 4 * hidden), the final merger before.
 - deepstack level i is added to the hidden states at media positions after text layer i.
-- video: every frame group is a block of its own `<t seconds><|vision_start|>...<|vision_end|>`, its timestamp the mean of the group's frames;
-  video_grid_thw keeps (t, h, w) per clip, positions treat each frame group as a picture with t = 1.
+- video: every frame group is a block of its own `<t seconds><|vision_start|>...<|vision_end|>`, its timestamp the
+  mean of the group's frames; video_grid_thw keeps (t, h, w) per clip, positions treat each frame group as a picture
+  with t = 1.
 - text attention: RMS norm on q and k per head (head_dim explicit).
-- experts are published as gate_up_proj [experts, hidden, 2 * width] and down_proj [experts, width, hidden], used as x @ W;
-  save_pretrained 5.23 writes them transposed, [experts, 2 * width, hidden] and [experts, hidden, width]. Shapes tell which.
-  Router: softmax over all experts, top k, renormalised.
-- one picture's features are recorded as `image_features`, deepstack levels as `image_deepstack` [levels, tokens, width].
+- experts are published as gate_up_proj [experts, hidden, 2 * width] and down_proj [experts, width, hidden], used as x
+  @ W; save_pretrained 5.23 writes them transposed, [experts, 2 * width, hidden] and [experts, hidden, width]. Shapes
+  tell which. Router: softmax over all experts, top k, renormalised.
+- one picture's features are recorded as `image_features`, deepstack levels as `image_deepstack` [levels, tokens,
+  width].
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 For the implementer:
 - everything as Idefics3 (names, tower, connector, tiles), model_type smolvlm; text tied or not, biases none.
-- video: every frame is one tile (resized to size.longest_edge keeping the aspect, then squared to max_image_size), pixel_values hold the
-  frames as [1, frames, 3, side, side]; the prompt tells number of frames (in words), duration and each timestamp (see `text` and
-  `input_ids` of case video: the intro, "\\nFrame from MM:SS:", and after the last frame a closing).
+- video: every frame is one tile (resized to size.longest_edge keeping the aspect, then squared to max_image_size),
+  pixel_values hold the frames as [1, frames, 3, side, side]; the prompt tells number of frames (in words), duration
+  and each timestamp (see `text` and `input_ids` of case video: the intro, "\\nFrame from MM:SS:", and after the last
+  frame a closing).
 - frame sampling skips a second at both ends of long clips; here frames are given as they are.
 """
 

@@ -41,9 +41,10 @@ class Case:
     """One forward pass of the reference.
 
     `inputs` are the arrays that the reference's forward received, by its argument names; `outputs` hold `logits`
-    [batch, positions, vocabulary] (meaningful where attention_mask is one), mostly `tokens` (greedy continuation) with
-    `margins` (gap between its two best logits over the norm of the logits), and what the family adds. `text` holds each
-    row's prompt before placeholders were expanded, empty where `input_ids` were written by hand.
+    [batch, positions, vocabulary] (meaningful where attention_mask is one), mostly `tokens` (greedy continuation, the
+    manifest's `end_of_sequence` ids suppressed) with `margins` (gap between its two best logits over the norm of the
+    logits), and what the family adds. `text` holds each row's prompt before placeholders were expanded, empty where
+    `input_ids` were written by hand.
     """
 
     name: str
