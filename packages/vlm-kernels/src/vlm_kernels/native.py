@@ -9,6 +9,7 @@ import functools
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import mlx.core as mx
 
@@ -66,6 +67,19 @@ def _load() -> tuple[ModuleType | None, NativeStatus]:
 def library() -> ModuleType | None:
     """The loaded extension module, or None; the first call loads it."""
     return _load()[0]
+
+
+_FLOATING = frozenset({mx.float32, mx.float16, mx.bfloat16})
+
+
+def serves(*arrays: mx.array) -> bool:
+    """Whether the native kernels take arrays of these dtypes."""
+    return all(array.dtype in _FLOATING for array in arrays)
+
+
+def call(name: str, *args: Any) -> Any:
+    """Call a function of the extension, which must be loaded."""
+    return getattr(_load()[0], name)(*args)
 
 
 def status() -> NativeStatus:

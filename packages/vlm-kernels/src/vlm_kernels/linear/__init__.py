@@ -6,15 +6,15 @@ import mlx.core as mx
 
 from vlm_kernels.dispatch import Op
 from vlm_kernels.errors import KernelError
-from vlm_kernels.linear import reference
+from vlm_kernels.linear import cpu, reference
 
 
 def _mlx_linear(x: mx.array, w: mx.array, bias: mx.array | None = None) -> mx.array:
     return x @ w.T if bias is None else mx.addmm(bias, x, w.T)
 
 
-_linear = Op("linear", reference.linear, mlx=_mlx_linear)
-_matmul = Op("matmul", reference.matmul, mlx=mx.matmul)
+_linear = Op("linear", reference.linear, mlx=_mlx_linear, native=cpu.linear)
+_matmul = Op("matmul", reference.matmul, mlx=mx.matmul, native=cpu.matmul)
 
 
 def linear(x: mx.array, w: mx.array, bias: mx.array | None = None) -> mx.array:

@@ -36,7 +36,9 @@ def _matmul(a: tuple[int, ...], b: tuple[int, ...], dtype: mx.Dtype) -> Case:
     return Case(f"matmul-{a}-{b}-{dtype}", build)
 
 
-LINEAR = tuple(_linear(lead, k, n, dtype, biased) for lead, k, n in _LINEAR for dtype in _DTYPES for biased in (False, True))
+LINEAR = tuple(
+    _linear(lead, k, n, dtype, biased) for lead, k, n in _LINEAR for dtype in _DTYPES for biased in (False, True)
+)
 MATMUL = tuple(
     _matmul(a, b, dtype)
     for a, b in (((4, 8), (8, 6)), ((2, 3, 5, 33), (2, 3, 33, 7)), ((2, 1, 5, 16), (3, 16, 9)), ((1, 70, 64), (64, 50)))

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from vlm_kernels.dispatch import Op
 from vlm_kernels.errors import KernelError
-from vlm_kernels.quantized_matmul import reference
+from vlm_kernels.quantized_matmul import cpu, reference
 from vlm_kernels.quantized_matmul.formats import check_weights
 from vlm_kernels.quantized_matmul.qq_linear import QQ_MODES, QQLinear
 
@@ -27,9 +27,13 @@ def _mlx_qqmm(
     return result if bias is None else result + bias.astype(result.dtype)
 
 
-_quantized_matmul = Op("quantized_matmul", reference.quantized_matmul, mlx=mx.quantized_matmul)
-_gather = Op("gather_quantized_matmul", reference.gather_quantized_matmul, mlx=mx.gather_qmm)
-_qqmm = Op("quantized_qqmm", reference.quantized_qqmm, mlx=_mlx_qqmm, mlx_on=("cuda",))
+_quantized_matmul = Op(
+    "quantized_matmul", reference.quantized_matmul, mlx=mx.quantized_matmul, native=cpu.quantized_matmul
+)
+_gather = Op(
+    "gather_quantized_matmul", reference.gather_quantized_matmul, mlx=mx.gather_qmm, native=cpu.gather_quantized_matmul
+)
+_qqmm = Op("quantized_qqmm", reference.quantized_qqmm, mlx=_mlx_qqmm, native=cpu.quantized_qqmm, mlx_on=("cuda",))
 
 
 def quantized_matmul(
