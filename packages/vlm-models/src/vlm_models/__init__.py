@@ -21,6 +21,7 @@ from .core.config import ModelConfig, read_config
 from .core.family import Family, ProcessorFiles, TokenTable
 from .core.inputs import Features, Inputs, MediaItem, MediaKind, Output, Prompt, Span
 from .core.model import Model
+from .core.weights import apply_rules, renamed_path
 from .errors import (
     ConfigError,
     ModalityError,
@@ -33,7 +34,7 @@ from .errors import (
 from .layers.linear import Quantization
 from .loading import Loaded, end_tokens, generation_config, load
 from .processing.base import MediaOptions, Processing
-from .quantization import pack_layers, quantizable, quantization_scheme
+from .quantization import module_at, pack_layers, packed_layers, quantizable, quantization_scheme, unpack_layers
 from .registry import TABLE, family, resolve
 
 __version__ = "0.1.0"
@@ -74,16 +75,21 @@ __all__ = [
     "UnsupportedModel",
     "WeightError",
     "Window",
+    "apply_rules",
     "end_tokens",
     "family",
     "generation_config",
     "load",
+    "module_at",
     "pack_layers",
+    "packed_layers",
     "plain_caches",
     "quantizable",
     "quantization_scheme",
     "read_config",
+    "renamed_path",
     "resolve",
+    "unpack_layers",
 ]
 
 del vlm_kernels

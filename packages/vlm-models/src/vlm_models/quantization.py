@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from .core.weights import Rule, Tensors, renamed_path
 from .errors import ConfigError, WeightError
-from .layers.linear import Quantization
+from .layers.linear import Packed, Quantization
 
 
 def quantize_layers(model: nn.Module, rules: Sequence[Rule], tensors: Tensors, hf: Mapping[str, Any]) -> None:
@@ -96,3 +97,16 @@ def pack_layers(model: nn.Module, choose: Callable[[str, Any], Quantization | No
             replace_module(model, path, layer.quantized(how))
             done[path] = how
     return done
+
+
+def packed_layers(model: nn.Module) -> dict[str, Quantization]:
+    """Path -> how, of the layers whose weights are packed."""
+    return {path: module.how for path, module in model.named_modules() if isinstance(module, Packed)}
+
+
+def unpack_layers(model: nn.Module, dtype: mx.Dtype) -> list[str]:
+    """Bring every packed layer to full precision, in place and lazily. Returns their paths."""
+    paths = list(packed_layers(model))
+    for path in paths:
+        replace_module(model, path, module_at(model, path).dequantized(dtype))
+    return paths

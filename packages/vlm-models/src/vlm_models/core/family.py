@@ -46,6 +46,8 @@ class Family:
     processing: builds the media and prompt strategy. modalities: kinds of media it takes.
     max_images / max_audios: most of one kind in a prompt; None: as many as the context holds.
     chat_template: Jinja source for families whose published checkpoints bring none; None: the checkpoint must.
+    mlx_names: rules from the model's own names to those that converted checkpoints use elsewhere in the MLX world (files of
+    format mlx); `weights` must read them back. Empty: own names are written.
     keep_full: patterns of module paths that quantization leaves alone unless asked (vision, audio, projector).
     """
 
@@ -59,6 +61,10 @@ class Family:
     max_audios: int | None = None
     chat_template: str | None = None
     keep_full: tuple[str, ...] = ()
+    mlx_names: tuple[Rule, ...] | Callable[[Any], Sequence[Rule]] = ()
 
     def rules(self, config: Any) -> tuple[Rule, ...]:
         return tuple(self.weights(config)) if callable(self.weights) else self.weights
+
+    def export_rules(self, config: Any) -> tuple[Rule, ...]:
+        return tuple(self.mlx_names(config)) if callable(self.mlx_names) else self.mlx_names

@@ -164,6 +164,24 @@ class Flatten:
 
 
 @dataclass(frozen=True)
+class Unflatten:
+    """Unflatten(pattern, shape): Flatten the other way, for writing: [out, in * kernel] as [out, *kernel, in].
+
+    shape: (in, *kernel)."""
+
+    pattern: str
+    shape: tuple[int, ...]
+
+    def apply(self, tensors: Tensors, wanted: Shapes, is_mlx: bool) -> Tensors:
+        return {name: self._folded(name, value) for name, value in tensors.items()}
+
+    def _folded(self, name: str, value: mx.array) -> mx.array:
+        if value.ndim != 2 or not _regex(self.pattern).fullmatch(name):
+            return value
+        return mx.moveaxis(value.reshape(value.shape[0], *self.shape), 1, -1)
+
+
+@dataclass(frozen=True)
 class Apply:
     """Apply(pattern, function): a change of values that no other rule expresses. Must leave its own result alone; give a
     test `unless` on the name -> shape table where it would not."""

@@ -19,7 +19,7 @@ from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, Inputs, MediaItem, Output, Span
 from ..core.model import Model as BaseModel
 from ..core.model import Select
-from ..core.weights import Drop, Flatten, Rename, Rule
+from ..core.weights import Drop, Flatten, Rename, Rule, Unflatten
 from ..fusion.scatter import scatter
 from ..processing.base import Processing
 from ..processing.grid import GridProcessing
@@ -98,6 +98,17 @@ def weights(config: Config) -> Sequence[Rule]:
     return rules
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    vision = config.vision
+    return (
+        Rename("visual.*", "vision_tower.*"),
+        Rename("language_model.embed_tokens.*", "language_model.model.embed_tokens.*"),
+        Rename("language_model.layers.*", "language_model.model.layers.*"),
+        Rename("language_model.norm.*", "language_model.model.norm.*"),
+        Unflatten("vision_tower.patch_embed.proj.weight", (vision.channels, vision.frames, vision.patch, vision.patch)),
+    )
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     base = PatchStrategy(config.vision.patch, config.vision.merge, config.vision.frames)
     images = PatchStrategy.from_files(files.image, base)
@@ -115,4 +126,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image", "video"),
     keep_full=("visual.*",),
+    mlx_names=mlx_names,
 )

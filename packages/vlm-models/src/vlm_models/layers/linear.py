@@ -31,6 +31,24 @@ class Quantization:
             raise ConfigError(f"quantization mode {self.mode!r} is not supported (supported: {', '.join(MODES)})")
 
 
+class Packed(nn.Module):
+    """Base of layers whose weight is packed: weight uint32 [..., out, in * bits / 32], scales and (affine) biases per group."""
+
+    how: Quantization
+
+    def unpacked(self, dtype: mx.Dtype) -> mx.array:
+        """The weight [..., out, in] in full precision."""
+        how = self.how
+        biases = self.biases if "biases" in self else None
+        return mx.dequantize(
+            self.weight, self.scales, biases, group_size=how.group_size, bits=how.bits, mode=how.mode
+        ).astype(dtype)
+
+    def dequantized(self, dtype: mx.Dtype) -> nn.Module:
+        """The same layer in full precision."""
+        raise NotImplementedError
+
+
 class Linear(nn.Module):
     """y = x W^T + b. weight: [out, in]."""
 
@@ -58,7 +76,7 @@ class Linear(nn.Module):
         return result
 
 
-class QuantizedLinear(nn.Module):
+class QuantizedLinear(Packed):
     """y = x W^T + b with W packed. weight: uint32 [out, in * bits / 32]."""
 
     def __init__(self, in_size: int, out_size: int, how: Quantization, *, bias: bool = True) -> None:
@@ -82,6 +100,14 @@ class QuantizedLinear(nn.Module):
             mode=how.mode,
         )
         return y + self.bias if "bias" in self else y
+
+    def dequantized(self, dtype: mx.Dtype) -> Linear:
+        weight = self.unpacked(dtype)
+        result = Linear(weight.shape[1], weight.shape[0], bias="bias" in self)
+        result.weight = weight
+        if "bias" in self:
+            result.bias = self.bias.astype(dtype)
+        return result
 
 
 class Embedding(nn.Module):
@@ -109,7 +135,7 @@ class Embedding(nn.Module):
         return result
 
 
-class QuantizedEmbedding(nn.Module):
+class QuantizedEmbedding(Packed):
     """An embedding whose table is packed."""
 
     def __init__(self, num: int, dim: int, how: Quantization) -> None:
@@ -124,6 +150,12 @@ class QuantizedEmbedding(nn.Module):
         return mx.dequantize(
             self.weight[ids], self.scales[ids], biases, group_size=how.group_size, bits=how.bits, mode=how.mode
         )
+
+    def dequantized(self, dtype: mx.Dtype) -> Embedding:
+        weight = self.unpacked(dtype)
+        result = Embedding(*weight.shape)
+        result.weight = weight
+        return result
 
     def as_linear(self, x: mx.array) -> mx.array:
         how = self.how
