@@ -18,6 +18,8 @@ TABLE: dict[str, str] = {
     "pixtral": "llava",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen2_vl": "qwen2_vl",
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl",
 }
 
 

@@ -125,10 +125,15 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Embedding table, layers, last norm and head."""
 
-    def __init__(self, config: DecoderConfig, feed_forward: Callable[[int], nn.Module] | None = None) -> None:
+    def __init__(self, config: DecoderConfig, feed_forward: Callable[[int], nn.Module | None] | None = None) -> None:
+        """feed_forward: the layer's own, None for the gated MLP."""
         super().__init__()
         self.config = config
-        build = feed_forward or (lambda layer: GatedMlp(config.dim, config.hidden, config.act, bias=config.mlp_bias))
+
+        def build(layer: int) -> nn.Module:
+            own = None if feed_forward is None else feed_forward(layer)
+            return GatedMlp(config.dim, config.hidden, config.act, bias=config.mlp_bias) if own is None else own
+
         self.embed_tokens = Embedding(config.vocab_size, config.dim)
         self.layers = [DecoderLayer(config, layer, build(layer)) for layer in range(config.num_layers)]
         self.norm = RMSNorm(config.dim, config.norm_eps)

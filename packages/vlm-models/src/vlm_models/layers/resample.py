@@ -1,28 +1,60 @@
-"""Resizing of feature maps as matrices along rows and columns, as torch's interpolate computes it (align_corners false)."""
+"""Resizing of feature maps and position tables as matrices along rows and columns, as torch's interpolate computes it."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import mlx.core as mx
 import numpy as np
 
+Filter = Literal["linear", "cubic"]
 
-def bilinear_matrix(have: int, want: int) -> np.ndarray:
-    """float32 [want, have]: weights of the two nearest of `have` samples for each of `want`; no smoothing when shrinking."""
-    at = np.maximum((np.arange(want, dtype=np.float64) + 0.5) * have / want - 0.5, 0)
-    low = np.minimum(np.floor(at).astype(int), have - 1)
-    high = np.minimum(low + 1, have - 1)
-    part = at - low
-    matrix = np.zeros((want, have))
-    rows = np.arange(want)
-    np.add.at(matrix, (rows, low), 1 - part)
-    np.add.at(matrix, (rows, high), part)
-    return matrix.astype(np.float32)
+_KEYS = -0.75  # the sharpness torch gives Keys' cubic kernel
+
+
+def resample_matrix(size: int, side: int, filter: Filter, *, corners: bool = False) -> np.ndarray:
+    """float32 [size, side]: row i holds the weights of the `side` samples in target sample i; no smoothing when shrinking.
+
+    corners: first and last samples coincide; else cells cover the same length (half-pixel centres). Taps beyond the edge take
+    the edge.
+    """
+    at = np.arange(size, dtype=np.float32)
+    if corners:
+        source = at * np.float32(side - 1) / np.float32(max(size - 1, 1))
+    else:
+        source = (at + np.float32(0.5)) * np.float32(side) / np.float32(size) - np.float32(0.5)
+    floor = np.floor(source)
+    matrix = np.zeros((size, side), np.float32)
+    for offset in (0, 1) if filter == "linear" else (-1, 0, 1, 2):
+        distance = np.abs(source - floor - offset)
+        weights = np.maximum(1 - distance, 0) if filter == "linear" else _cubic(distance)
+        np.add.at(matrix, (np.arange(size), np.clip(floor.astype(int) + offset, 0, side - 1)), weights)
+    return matrix
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    near = ((_KEYS + 2) * distance - (_KEYS + 3)) * distance * distance + 1
+    far = ((_KEYS * distance - 5 * _KEYS) * distance + 8 * _KEYS) * distance - 4 * _KEYS
+    return np.where(distance <= 1, near, far)
 
 
 def resample_bilinear(x: mx.array, rows: int, columns: int) -> mx.array:
-    """[n, H, W, D] -> [n, rows, columns, D]."""
+    """[n, H, W, D] -> [n, rows, columns, D] in x's type."""
+    down = mx.array(resample_matrix(rows, x.shape[1], "linear")).astype(x.dtype)
+    across = mx.array(resample_matrix(columns, x.shape[2], "linear")).astype(x.dtype)
+    return _along(x, down, across)
+
+
+def resample_table(table: mx.array, height: int, width: int, filter: Filter, *, corners: bool = False) -> mx.array:
+    """A square table [side * side, dim] -> float32 [height, width, dim]."""
+    num, dim = table.shape
+    side = int(num**0.5)
+    down = mx.array(resample_matrix(height, side, filter, corners=corners))
+    across = mx.array(resample_matrix(width, side, filter, corners=corners))
+    return _along(table.astype(mx.float32).reshape(1, side, side, dim), down, across)[0]
+
+
+def _along(x: mx.array, down: mx.array, across: mx.array) -> mx.array:
     n, height, width, dim = x.shape
-    down = mx.array(bilinear_matrix(height, rows)).astype(x.dtype)
-    across = mx.array(bilinear_matrix(width, columns)).astype(x.dtype)
-    x = (down @ x.reshape(n, height, width * dim)).reshape(n * rows, width, dim)
-    return (across @ x).reshape(n, rows, columns, dim)
+    x = (down @ x.reshape(n, height, width * dim)).reshape(n * down.shape[0], width, dim)
+    return (across @ x).reshape(n, down.shape[0], across.shape[0], dim)

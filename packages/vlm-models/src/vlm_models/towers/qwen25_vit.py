@@ -95,7 +95,9 @@ class Qwen25Vit(nn.Module):
         """patches: [t * h * w, channels * frames * patch^2] -> [t * h * w / merge^2, out_dim]."""
         config, (t, h, w) = self.config, grid
         unit = config.merge**2
-        order, counts = window_order(h // config.merge, w // config.merge, config.window // config.merge // config.patch)
+        order, counts = window_order(
+            h // config.merge, w // config.merge, config.window // config.merge // config.patch
+        )
         cells = merge_order(grid, config.merge).reshape(-1, unit, 2)[order].reshape(-1, 2)
         tables = rotary_2d(np.tile(cells, (t, 1)), config.dim // config.num_heads)
         whole, windows = (h * w,) * t, tuple(count * unit for count in counts) * t
