@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .engine.asynchronous import AsyncEngine
     from .engine.core import EngineCore, EngineOptions, EngineStats
     from .engine.front import Engine
-    from .loading.hub import resolve_checkpoint
+    from .loading.hub import cached_models, resolve_checkpoint
     from .options import GenerateOptions
     from .processor import Processor
     from .request import Event, Request, SamplingParams, ThinkingParams, TokenLogprob
@@ -48,6 +48,7 @@ _HOMES = {
     "VisionFeatureCache": ".cache",
     "apply_chat_template": ".api",
     "batch_generate": ".api",
+    "cached_models": ".loading.hub",
     "engine_of": ".api",
     "generate": ".api",
     "load": ".api",
@@ -76,6 +77,7 @@ __all__ = [
     "VisionFeatureCache",
     "apply_chat_template",
     "batch_generate",
+    "cached_models",
     "engine_of",
     "generate",
     "load",

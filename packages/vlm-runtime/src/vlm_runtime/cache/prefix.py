@@ -40,7 +40,7 @@ def can_reuse(prompt: Prompt) -> bool:
     return prompt.context is None and all(item.digest for item in prompt.items)
 
 
-@dataclass
+@dataclass(eq=False)
 class Match:
     """length: tokens found. caches: of one row, to be copied before use."""
 
@@ -48,7 +48,7 @@ class Match:
     caches: CacheSet
 
 
-@dataclass
+@dataclass(eq=False)
 class _Entry:
     branch: str | None
     keys: np.ndarray

@@ -48,7 +48,7 @@ class EngineStats:
     vision: CacheStats
 
 
-@dataclass
+@dataclass(eq=False)
 class Flight:
     """A decode step on the device whose tokens the host has not read."""
 
@@ -135,9 +135,10 @@ class EngineCore:
         self.vision_cache.clear(self.runner.model_key)
 
     def abort(self, error: Exception) -> list[Event]:
-        """End every request with an error."""
+        """End every request, with an error or as cancelled."""
+        reason: FinishReason = "cancelled" if isinstance(error, RequestCancelled) else "error"
         for sequence in list(self._sequences.values()):
-            self._end(sequence, "error", error)
+            self._end(sequence, reason, error)
         self._flight = None
         return self._take_events()
 

@@ -17,7 +17,7 @@ from ..cache import CacheOptions, CacheSet, VisionFeatureCache, build_caches
 from ..cache.buckets import batch_bucket
 
 
-@dataclass
+@dataclass(eq=False)
 class Prefill:
     """A prompt on its way into a cache of one row.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vlm_models import Prompt
 
 
-@dataclass
+@dataclass(eq=False)
 class Sequence:
     """One of a request's answers.
 

@@ -95,4 +95,22 @@ def _download(name: str, revision: str | None, offline: bool, patterns: list[str
         raise LoadError(f"{name}: cannot be downloaded: {reason}") from None
 
 
+def cached_models() -> list[tuple[str, int]]:
+    """Names and sizes in bytes of the checkpoints on this machine: the demo model and the hub's cache."""
+    found = []
+    try:
+        folder = _demo()
+        found.append(("demo", sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())))
+    except ExtraMissing:
+        pass  # it is optional, and its absence is what the list then shows
+    from huggingface_hub import scan_cache_dir  # slow to import
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return found
+    return found + sorted((repo.repo_id, repo.size_on_disk) for repo in repos if repo.repo_type == "model")
+
+
 resolve_checkpoint = resolve  # its name at the package root

@@ -196,6 +196,13 @@ class Scheduler:
     def _rank(ticket: Ticket) -> tuple[int, int]:
         return (-ticket.priority, ticket.arrival)
 
+    @staticmethod
+    def _turn(ticket: Ticket) -> tuple[int, int, int, int]:
+        # those that waited long go by arrival: by length, a stream of short prompts would keep a long one out for ever
+        if ticket.skips >= MOST_SKIPS:
+            return (-ticket.priority, 0, 0, ticket.arrival)
+        return (-ticket.priority, 1, ticket.length - ticket.done, ticket.arrival)
+
     def _expire(self, now: float) -> tuple[int, ...]:
         late = [t.id for t in self._tickets.values() if t.deadline is not None and now >= t.deadline]
         for ticket_id in late:
@@ -244,7 +251,7 @@ class Scheduler:
         max(budget, longest indivisible run). A prefill always goes on by something, however many rows decode.
         """
         pending = [t for t in self._tickets.values() if t.stage == "prefilling"]
-        pending.sort(key=lambda t: (-t.priority, t.skips < MOST_SKIPS, t.length - t.done, t.arrival))
+        pending.sort(key=self._turn)
         budget = max(self.limits.step_tokens - num_decoding, 1)
         chunks: list[Chunk] = []
         for ticket in pending:

@@ -1,0 +1,86 @@
+"""Media from their sources to the form an encoder reads, each with a digest of its content and of the processing."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .errors import MediaError
+from .loading.rendered import MediaKind, MediaRef
+from .options import MEDIA_OPTIONS, GenerateOptions
+
+if TYPE_CHECKING:
+    from vlm_models import MediaItem, MediaOptions, Processing
+
+    from .processor import Processor
+
+
+class ItemCache:
+    """Processed media by digest, least recently used out first; turns about one picture resize it once."""
+
+    def __init__(self, max_entries: int = 8, max_bytes: int = 256 << 20) -> None:
+        self.max_entries, self.max_bytes = max_entries, max_bytes
+        self._items: OrderedDict[str, MediaItem] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, digest: str, make: Callable[[], MediaItem]) -> MediaItem:
+        """The item with this digest, made if it is not kept."""
+        with self._lock:
+            found = self._items.get(digest)
+            if found is not None:
+                self._items.move_to_end(digest)
+                return found
+        item = replace(make(), digest=digest)
+        with self._lock:
+            self._items[digest] = item
+            while len(self._items) > self.max_entries or sum(map(_size, self._items.values())) > self.max_bytes:
+                self._items.popitem(last=False)
+        return item
+
+    def clear(self) -> None:
+        with self._lock:
+            self._items.clear()
+
+
+def read_items(processor: Processor, references: Sequence[MediaRef], options: GenerateOptions) -> list[MediaItem]:
+    """Fetch, decode and process media, in order.
+
+    Raises:
+        MediaError, FetchError: a medium cannot be read, or is refused.
+        ModalityError: the family does not take its kind.
+        OptionError: an option is wrong.
+    """
+    items = []
+    for number, reference in enumerate(references, 1):
+        if reference.source is None:
+            raise MediaError(f"{reference.kind} {number}: expected a path, URL, bytes or array, got nothing")
+        processor.placeholder(reference.kind)  # names a kind that the family does not take before anything is opened
+        own = {name: value for name, value in reference.options.items() if name in MEDIA_OPTIONS}
+        given = replace(options, **own).media() if own else options.media()
+        items.append(_read(processor, reference, options, given))
+    return items
+
+
+def _read(processor: Processor, reference: MediaRef, options: GenerateOptions, given: MediaOptions) -> MediaItem:
+    processing: Processing = processor.processing
+    policy = options.media_policy
+
+    def keyed(content: str, make: Callable[[], MediaItem], *facts: Any) -> MediaItem:
+        return processor.items.get(_digest(reference.kind, content, given, *facts), make)
+
+    from .media.image import load_image  # Pillow, paid only when there is an image
+
+    image = load_image(reference.source, policy)
+    return keyed(image.digest, lambda: processing.image(image.rgb, given))
+
+
+def _digest(kind: MediaKind, content: str, *facts: Any) -> str:
+    return hashlib.sha256(f"{kind}:{content}:{facts!r}".encode()).hexdigest()
+
+
+def _size(item: MediaItem) -> int:
+    return sum(array.nbytes for array in item.arrays.values())
