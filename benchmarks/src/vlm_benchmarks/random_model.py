@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_unflatten
 
-from vlm_models import Family, Quantization, family, pack_layers
+from vlm_models import Family, Model, Quantization, family, named_parameters, pack_layers
 
 from .geometry import GEOMETRIES
 
 
 def build(
     name: str, *, bits: int | None = None, mode: str = "affine", group_size: int | None = None, dtype: str = "bfloat16"
-) -> tuple[nn.Module, Family, object]:
+) -> tuple[Model, Family, Any]:
     """Model, family and parsed configuration. bits None: not quantized. Raises KeyError for an unknown geometry."""
     hf = GEOMETRIES[name]
     kind = family(hf["model_type"])
@@ -32,7 +33,7 @@ def fill(model: nn.Module, dtype: mx.Dtype, bits: int = 4, seed: int = 0) -> Non
     """Random values for every parameter, of the size trained weights have."""
     key = mx.random.key(seed)
     filled = []
-    for path, value in tree_flatten(model.parameters()):
+    for path, value in named_parameters(model):
         key, own = mx.random.split(key)
         filled.append((path, _values(path, value, dtype, bits, own)))
         mx.eval(filled[-1][1])

@@ -17,7 +17,7 @@ def models(only: str | None) -> None:
         for model_type in sorted(TABLE):
             click.echo(f"  {model_type:24s}{', '.join(('text', *family(model_type).modalities))}")
     if only != "supported":
-        from vlm_runtime.loading.hub import cached_models
+        from vlm_runtime import cached_models
 
         click.echo("on this machine")
         for name, size in cached_models():

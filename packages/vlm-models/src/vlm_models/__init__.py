@@ -32,7 +32,7 @@ from .errors import (
     WeightError,
 )
 from .layers.linear import Quantization
-from .loading import Loaded, end_tokens, generation_config, load
+from .loading import Loaded, end_tokens, generation_config, load, named_parameters
 from .processing.base import MediaOptions, Processing
 from .quantization import module_at, pack_layers, packed_layers, quantizable, quantization_scheme, unpack_layers
 from .registry import TABLE, family, resolve
@@ -81,6 +81,7 @@ __all__ = [
     "generation_config",
     "load",
     "module_at",
+    "named_parameters",
     "pack_layers",
     "packed_layers",
     "plain_caches",

@@ -84,7 +84,7 @@ def fill(
 
 def materialise(model: nn.Module, progress: Progress | None = None) -> None:
     """Read all weights, a few at a time so that progress can be shown."""
-    arrays = [value for _, value in _parameters(model)]
+    arrays = [value for _, value in named_parameters(model)]
     step = max(1, len(arrays) // 50)
     for start in range(0, len(arrays), step):
         mx.eval(arrays[start : start + step])
@@ -94,10 +94,11 @@ def materialise(model: nn.Module, progress: Progress | None = None) -> None:
 
 def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The model's parameters: name -> shape."""
-    return {name: tuple(value.shape) for name, value in _parameters(model)}
+    return {name: tuple(value.shape) for name, value in named_parameters(model)}
 
 
-def _parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
+def named_parameters(model: nn.Module) -> list[tuple[str, mx.array]]:
+    """Every parameter with its dotted name."""
     return cast(list[tuple[str, mx.array]], tree_flatten(model.parameters()))
 
 
