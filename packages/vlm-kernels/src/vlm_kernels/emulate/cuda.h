@@ -50,7 +50,8 @@ inline bool __any_sync(uint32_t, bool value) {
 }
 inline uint32_t __float_as_uint(float value) { return emulate::bit_cast<uint32_t>(value); }
 inline float __uint_as_float(uint32_t bits) { return emulate::bit_cast<float>(bits); }
-inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
+// The PTX instruction: a selector with its top bit set gives the sign of the byte eight times.
+inline uint32_t emulate_prmt(uint32_t x, uint32_t y, uint32_t selector) {
   uint64_t bytes = uint64_t(y) << 32 | x;
   uint32_t result = 0;
   for (int i = 0; i < 4; ++i) {
@@ -61,6 +62,8 @@ inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   }
   return result;
 }
+// The intrinsic looks at three bits of each nibble.
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) { return emulate_prmt(x, y, selector & 0x7777); }
 template <typename T>
 T __ldg(const T* pointer) {
   return *pointer;

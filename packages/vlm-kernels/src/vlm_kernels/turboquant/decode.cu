@@ -18,6 +18,7 @@
 
 #ifdef __EMULATED__
 #define turboquant_mma emulate_mma_m16n8k16
+#define turboquant_permute emulate_prmt
 __device__ __forceinline__ uint turboquant_less_384(uint pair) {
   float low = __uint_as_float(pair << 16) - 384.0f, high = __uint_as_float(pair & 0xffff0000u) - 384.0f;
   return (__float_as_uint(high) & 0xffff0000u) | (__float_as_uint(low) >> 16);
@@ -31,6 +32,12 @@ __device__ __forceinline__ void turboquant_mma(float (&c)[4], const uint (&a)[4]
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The intrinsic __byte_perm clears the top bits of the selector, which the lookup needs.
+__device__ __forceinline__ uint turboquant_permute(uint x, uint y, uint selector) {
+  uint result;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(result) : "r"(x), "r"(y), "r"(selector));
+  return result;
 }
 __device__ __forceinline__ uint turboquant_less_384(uint pair) {
   uint result;
@@ -54,15 +61,23 @@ __device__ __forceinline__ void turboquant_halves(float x, float y, uint& upper,
   rest = turboquant_pair(x - __uint_as_float(upper << 16), y - __uint_as_float(upper & 0xffff0000u));
 }
 
-// Four codes (the low four nibbles of `codes`) to four bytes.
+// Four codes (the lower or the upper four nibbles of `codes`) to four bytes.
 template <int BITS>
-__device__ __forceinline__ uint turboquant_lookup(uint codes, const uint (&table)[4]) {
+__device__ __forceinline__ uint turboquant_lookup(uint codes, const uint (&table)[4], bool upper) {
   if (BITS == 4) {
     // A selector with its top bit set gives the sign of a byte eight times: 0xff, since every entry has its top bit set.
-    return __byte_perm(table[0], table[1], codes) & __byte_perm(table[2], table[3], codes ^ 0x88888888u);
+    const uint flipped = codes ^ 0x88888888u;
+    return turboquant_permute(table[0], table[1], upper ? codes >> 16 : codes) &
+           turboquant_permute(table[2], table[3], upper ? flipped >> 16 : flipped);
   }
-  return __byte_perm(table[0], table[1], codes);
+  return turboquant_permute(table[0], table[1], upper ? codes >> 16 : codes);
 }
+
+struct TurboquantRow {
+  const uint* full;
+  const uint* half;
+  const uint* quarter;
+};
 
 // The words that hold OCTETS octets of one packed vector, from octet `first` (a multiple of OCTETS) on.
 template <int BITS, int D, int OCTETS>
@@ -71,22 +86,26 @@ struct TurboquantCodes {
   static constexpr int kWords = (D * BITS + 31) / 32;
   uint full[OCTETS], half[kHalf], quarter[kQuarter];
 
-  __device__ __forceinline__ void load(const uint* __restrict__ row, int first) {
+  // `row` points at the first octet wanted of each field of some row.
+  __device__ __forceinline__ void load(const TurboquantRow& row, int words) {
     if (BITS == 4) {
 #pragma unroll
-      for (int i = 0; i < OCTETS; i += OCTETS > 3 ? 4 : OCTETS) copy<(OCTETS > 3 ? 4 : OCTETS)>(full + i, row + first + i);
+      for (int i = 0; i < OCTETS; i += OCTETS > 3 ? 4 : OCTETS)
+        copy<(OCTETS > 3 ? 4 : OCTETS)>(full + i, row.full + words + i);
     }
     if (BITS < 4 && (BITS & 2)) {
 #pragma unroll
-      for (int i = 0; i < kHalf; i += kHalf > 3 ? 4 : kHalf)
-        copy<(kHalf > 3 ? 4 : kHalf)>(half + i, row + (first >> 1) + i);
+      for (int i = 0; i < kHalf; i += kHalf > 3 ? 4 : kHalf) copy<(kHalf > 3 ? 4 : kHalf)>(half + i, row.half + words + i);
     }
     if (BITS & 1) {
-      const uint* field = row + (BITS & 2 ? D / 16 : 0);
 #pragma unroll
       for (int i = 0; i < kQuarter; i += kQuarter > 3 ? 4 : kQuarter)
-        copy<(kQuarter > 3 ? 4 : kQuarter)>(quarter + i, field + (first >> 2) + i);
+        copy<(kQuarter > 3 ? 4 : kQuarter)>(quarter + i, row.quarter + words + i);
     }
+  }
+
+  __device__ __forceinline__ static TurboquantRow row(const uint* codes, int first) {
+    return {codes + first, codes + (first >> 1), codes + (BITS & 2 ? D / 16 : 0) + (first >> 2)};
   }
 
   // Octet i in eight nibbles.
@@ -94,9 +113,15 @@ struct TurboquantCodes {
     if (BITS == 4) return full[i];
     uint codes = 0;
     if (BITS & 2) codes = half[i >> 1] >> (2 * (OCTETS == 1 ? first & 1 : i & 1)) & 0x33333333u;
-    if (BITS & 1) {
-      uint bit = quarter[i >> 2] >> ((i & 3) + (OCTETS < 4 ? first & 3 : 0)) & 0x11111111u;
-      codes |= BITS & 2 ? bit << 2 : bit;
+    if (BITS == 1) codes = quarter[i >> 2] >> ((i & 3) + (OCTETS < 4 ? first & 3 : 0)) & 0x11111111u;
+    if (BITS == 3) {
+      // The bit goes straight to its place in the nibble: bit 2.
+      if (OCTETS < 4) {
+        codes |= (quarter[0] >> (i + (first & 3)) & 0x11111111u) << 2;
+      } else {
+        uint word = quarter[i >> 2];
+        codes |= ((i & 3) == 0 ? word << 2 : (i & 3) == 1 ? word << 1 : (i & 3) == 2 ? word : word >> 1) & 0x44444444u;
+      }
     }
     return codes;
   }
@@ -118,35 +143,8 @@ struct TurboquantCodes {
   }
 };
 
-// What one warp reads of 16 keys and values. Lane = 4 * group + pair. The second product's keys of a lane, and those whose scores
-// it holds, are `key(0..3)`.
-template <int D, int DV, int KEY_BITS, int VALUE_BITS, int DV_TILE>
-struct TurboquantTile {
-  static constexpr int kKeyOctets = D / 32, kValueOctets = DV_TILE / 64;
-  TurboquantCodes<KEY_BITS, D, kKeyOctets> keys[2];
-  TurboquantCodes<VALUE_BITS, DV, kValueOctets> values[4];
-  __nv_bfloat16 key_norms[4], value_norms[4];
-
-  __device__ __forceinline__ static int key(int i, int pair) { return 2 * pair + (i & 1) + 8 * (i >> 1); }
-
-  __device__ __forceinline__ void load(const uint* __restrict__ key_codes, const __nv_bfloat16* __restrict__ key_norm,
-                                       const uint* __restrict__ value_codes,
-                                       const __nv_bfloat16* __restrict__ value_norm, int start, int last_key, int group,
-                                       int pair, int value_octet) {
-    constexpr int kKeyWords = TurboquantCodes<KEY_BITS, D, kKeyOctets>::kWords;
-    constexpr int kValueWords = TurboquantCodes<VALUE_BITS, DV, kValueOctets>::kWords;
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      keys[i].load(key_codes + size_t(min(start + 8 * i + group, last_key)) * kKeyWords, pair * kKeyOctets);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      int index = min(start + key(i, pair), last_key);
-      values[i].load(value_codes + size_t(index) * kValueWords, value_octet);
-      key_norms[i] = key_norm[index];
-      value_norms[i] = value_norm[index];
-    }
-  }
-};
+// The keys of a tile of 16 whose scores a lane holds, and whose values it takes. Lane = 4 * group + pair.
+__device__ __forceinline__ int turboquant_key(int i, int pair) { return 2 * pair + (i & 1) + 8 * (i >> 1); }
 
 // MASK: 0 none, 1 bool, 2 additive float. partial: [B * Hkv, splits, rows, DV]; stats: [B * Hkv, splits, rows, 2] with the
 // largest score (in powers of 2) and the sum of weights.
@@ -219,51 +217,82 @@ __device__ __forceinline__ void turboquant_decode(
              (mask_queries > 1 ? query : 0)) * num_keys;
   }
 
-  using Tile = TurboquantTile<D, DV, KEY_BITS, VALUE_BITS, DV_TILE>;
-  constexpr int kValueOctets = Tile::kValueOctets;
+  constexpr int kKeyOctets = D / 32, kValueOctets = DV_TILE / 64;
   const int value_octet = part * (DV_TILE / 8) + group * kValueOctets;
   float result[kTiles][4];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) result[i][0] = result[i][1] = result[i][2] = result[i][3] = 0.0f;
   float peak = kTurboquantLowest, total = 0.0f;
 
-  Tile next;
-  int at = start + 16 * key_warp;
-  if (at < end)
-    next.load(key_codes, key_norms, value_codes, value_norms, at, num_keys - 1, group, pair, value_octet);
-  for (; at < end; at += 16 * kKeyWarps) {
-    const Tile tile = next;
-    if (at + 16 * kKeyWarps < end)
-      next.load(key_codes, key_norms, value_codes, value_norms, at + 16 * kKeyWarps, num_keys - 1, group, pair,
-                value_octet);
+  using KeyCodes = TurboquantCodes<KEY_BITS, D, kKeyOctets>;
+  using ValueCodes = TurboquantCodes<VALUE_BITS, DV, kValueOctets>;
+  const TurboquantRow key_row = KeyCodes::row(key_codes + group * KeyCodes::kWords, pair * kKeyOctets);
+  const TurboquantRow value_row = ValueCodes::row(value_codes + 2 * pair * ValueCodes::kWords, value_octet);
+  key_norms += 2 * pair;
+  value_norms += 2 * pair;
+  KeyCodes keys[2];
+  ValueCodes values[4];
+  __nv_bfloat16 key_norm[4], value_norm[4];
+  auto load_keys = [&](int from) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) keys[i].load(key_row, from * KeyCodes::kWords + 8 * i * KeyCodes::kWords);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) key_norm[i] = key_norms[from + turboquant_key(i, 0)];
+  };
+  auto load_values = [&](int from) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      values[i].load(value_row, from * ValueCodes::kWords + turboquant_key(i, 0) * ValueCodes::kWords);
+      value_norm[i] = value_norms[from + turboquant_key(i, 0)];
+    }
+  };
 
-    float score[4];
+  // A tile that would overrun the store is moved back; the keys it then sees twice are hidden.
+  const int last_tile = num_keys - 16;
+  int at = start + 16 * key_warp;
+  if (at < end) {
+    load_keys(min(at, last_tile));
+    load_values(min(at, last_tile));
+  }
+  while (at < end) {
+    // After the last tile the loads take its own keys again, unused: no branch in the loop.
+    const int from = min(at, last_tile), after = min(at + 16 * kKeyWarps < end ? at + 16 * kKeyWarps : at, last_tile);
+    // Two sums a key: a product waits for the one before it, and four chains hide more of that than two.
+    float c[2][2][4];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float c[4] = {upper_sum, upper_sum, rest_sum, rest_sum};
+      c[half][0][0] = c[half][0][1] = upper_sum, c[half][0][2] = c[half][0][3] = rest_sum;
+      c[half][1][0] = c[half][1][1] = c[half][1][2] = c[half][1][3] = 0.0f;
+    }
 #pragma unroll
-      for (int i = 0; i < Tile::kKeyOctets; ++i) {
-        uint codes = tile.keys[half].octet(i, pair * Tile::kKeyOctets);
+    for (int i = 0; i < kKeyOctets; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        uint codes = keys[half].octet(i, pair * kKeyOctets);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          uint bytes = turboquant_lookup<KEY_BITS>(j ? codes >> 16 : codes, key_entries);
-          uint b[2] = {__byte_perm(bytes, 0x43434343u, 0x4140), __byte_perm(bytes, 0x43434343u, 0x4342)};
+          uint bytes = turboquant_lookup<KEY_BITS>(codes, key_entries, j);
+          uint b[2] = {turboquant_permute(bytes, 0x43434343u, 0x4140), turboquant_permute(bytes, 0x43434343u, 0x4342)};
           if (kQueriesInRegisters) {
-            turboquant_mma(c, fragments[kQueriesInRegisters ? 2 * i + j : 0], b);
+            turboquant_mma(c[half][j], fragments[kQueriesInRegisters ? 2 * i + j : 0], b);
           } else {
             uint4 words = query_fragments[(2 * i + j) * 32 + lane];
             uint a[4] = {words.x, words.y, words.z, words.w};
-            turboquant_mma(c, a, b);
+            turboquant_mma(c[half][j], a, b);
           }
         }
       }
-      score[2 * half] = (c[0] + c[2]) * float(tile.key_norms[2 * half]);
-      score[2 * half + 1] = (c[1] + c[3]) * float(tile.key_norms[2 * half + 1]);
     }
+    float score[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      score[i] = ((c[i >> 1][0][i & 1] + c[i >> 1][0][2 + (i & 1)]) + (c[i >> 1][1][i & 1] + c[i >> 1][1][2 + (i & 1)])) *
+                 float(key_norm[i]);
+    load_keys(after);
     if (MASK) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        int index = min(at + Tile::key(i, pair), num_keys - 1);
+        int index = from + turboquant_key(i, pair);
         if (MASK == 1 && !mask[index]) score[i] = __uint_as_float(0xff800000u);
         if (MASK == 2) score[i] += float(mask[index]) * 1.44269504f;
       }
@@ -271,8 +300,8 @@ __device__ __forceinline__ void turboquant_decode(
     if (at + 16 > common_end || at < common_start) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        int index = at + Tile::key(i, pair);
-        if (index >= row_end || index < row_start) score[i] = __uint_as_float(0xff800000u);
+        int index = from + turboquant_key(i, pair);
+        if (index >= row_end || index < max(row_start, at)) score[i] = __uint_as_float(0xff800000u);
       }
     }
 
@@ -296,7 +325,7 @@ __device__ __forceinline__ void turboquant_decode(
     for (int i = 0; i < 4; ++i) {
       weight[i] = exp2f(score[i] - peak);
       total += weight[i];
-      weight[i] *= float(tile.value_norms[i]);
+      weight[i] *= float(value_norm[i]);
     }
     uint a[4];
     turboquant_halves(weight[0], weight[1], a[0], a[1]);
@@ -306,7 +335,7 @@ __device__ __forceinline__ void turboquant_decode(
     for (int i = 0; i < kValueOctets; ++i) {
       uint codes[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) codes[j] = tile.values[j].octet(i, value_octet);
+      for (int j = 0; j < 4; ++j) codes[j] = values[j].octet(i, value_octet);
       // Nibbles of two keys in turn: one lookup then gives both operands of the pair for two coordinates.
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
@@ -320,18 +349,20 @@ __device__ __forceinline__ void turboquant_decode(
           uint bytes[2];
 #pragma unroll
           for (int j = 0; j < 2; ++j)
-            bytes[j] = turboquant_lookup<VALUE_BITS>(upper ? mixed[j] >> 16 : mixed[j], value_entries);
+            bytes[j] = turboquant_lookup<VALUE_BITS>(mixed[j], value_entries, upper);
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
             uint b[2];
 #pragma unroll
             for (int j = 0; j < 2; ++j)
-              b[j] = turboquant_less_384(__byte_perm(bytes[j], 0x43434343u, k ? 0x4342 : 0x4140));
+              b[j] = turboquant_less_384(turboquant_permute(bytes[j], 0x43434343u, k ? 0x4342 : 0x4140));
             turboquant_mma(result[8 * i + 4 * upper + 2 * k + odd], a, b);
           }
         }
       }
     }
+    load_values(after);
+    at += 16 * kKeyWarps;
   }
 
   // The warps of the block agree on a peak and add up.
