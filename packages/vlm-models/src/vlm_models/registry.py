@@ -12,6 +12,8 @@ from .errors import UnsupportedModel
 
 # model_type: module under vlm_models.families
 TABLE: dict[str, str] = {
+    "idefics2": "idefics2",
+    "idefics3": "idefics3",
     "llava": "llava",
     "llava_next": "llava_next",
     "mistral3": "mistral3",
@@ -20,6 +22,7 @@ TABLE: dict[str, str] = {
     "qwen2_vl": "qwen2_vl",
     "qwen3_vl": "qwen3_vl",
     "qwen3_vl_moe": "qwen3_vl",
+    "smolvlm": "idefics3",
 }
 
 

@@ -66,11 +66,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 def text_config(hf: Mapping[str, Any], *, tied: bool | None = None, kind: str | None = None) -> DecoderConfig:
     """The decoder of a text_config, told apart by its model_type (or `kind` where it has none).
 
-    tied: what the whole model's configuration says about tied embeddings, where it says so. Raises ConfigError for a
-    model_type that is not in the table."""
+    tied: what the whole model's configuration says about tied embeddings; None: the text_config decides. Raises ConfigError for
+    a model_type that is not in the table."""
     name = expect({"model_type": hf.get("model_type", kind)}, "model_type", *_DEFAULTS)
     values = _DEFAULTS[name] | dict(hf)
-    fixed: dict[str, Any] = {"tied": bool(tied) or take(values, "tie_word_embeddings", bool, False)}
+    fixed: dict[str, Any] = {"tied": take(values, "tie_word_embeddings", bool, False) if tied is None else tied}
     bias = take(values, "attention_bias", bool, False)
     match name:
         case "llama" | "granite":

@@ -75,7 +75,10 @@ class Config:
         activation(act)
         return cls(
             tower,
-            text_config(sub(hf, "text_config"), tied=take(hf, "tie_word_embeddings", bool, None), kind="llama"),
+            # either part of the file may say that the embeddings are tied
+            text_config(
+                sub(hf, "text_config"), tied=take(hf, "tie_word_embeddings", bool, False) or None, kind="llama"
+            ),
             feature_layers(take(hf, "vision_feature_layer", (int, list), None), tower.depth),
             strategy == "default",
             act,

@@ -68,7 +68,7 @@ class Config:
         drop_first = expect(hf, "vision_feature_select_strategy", "default", "full") == "default"
         act = take(hf, "projector_hidden_act", str, "gelu")
         activation(act)
-        text = text_config(sub(hf, "text_config"), tied=take(hf, "tie_word_embeddings", bool, None), kind="llama")
+        text = text_config(sub(hf, "text_config"), tied=take(hf, "tie_word_embeddings", bool, False), kind="llama")
         if isinstance(text, GraniteConfig):
             text = replace(text, logits=1.0)
         side = tower.image // tower.patch

@@ -80,6 +80,11 @@ class Processing:
         """Samples per second that `audio` wants."""
         raise ModalityError(f"{self._name} takes no audio")
 
+    @property
+    def kinds(self) -> tuple[MediaKind, ...]:
+        """Kinds of media with a placeholder of their own."""
+        return tuple(self.token_ids)
+
     def placeholder(self, kind: MediaKind) -> str:
         """The text that stands for one medium in a prompt before expansion. Default: the kind's feature token."""
         if kind not in self.token_ids:
@@ -94,7 +99,7 @@ class Processing:
         """Replace each placeholder in the pieces (trusted text, in order) by its item's run.
 
         Items of one kind are taken in order. Raises PlaceholderError where counts differ."""
-        marks = {kind: self.placeholder(kind) for kind in self.token_ids}
+        marks = {kind: self.placeholder(kind) for kind in self.kinds}
         waiting = {kind: [item for item in items if item.kind == kind] for kind in marks}
         given = {kind: len(rest) for kind, rest in waiting.items()}
         found = {kind: sum(piece.count(mark) for piece in pieces) for kind, mark in marks.items()}

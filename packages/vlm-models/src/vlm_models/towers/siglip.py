@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from ..core.config import check, take
 from ..errors import ModelError
@@ -63,6 +64,19 @@ class SiglipConfig:
         return self.side**2
 
 
+def bucket_positions(rows: int, columns: int, side: int) -> mx.array:
+    """int32 [rows * columns]: the cell of a side x side table of positions that each patch of any grid falls in (Idefics2).
+
+    Fractions and borders are float32 as in the reference: which side of a border a patch falls on depends on it."""
+
+    def buckets(count: int) -> np.ndarray:
+        fractions = np.arange(count, dtype=np.float32) * (np.float32(1) / np.float32(count))
+        borders = np.arange(1 / side, 1.0, 1 / side).astype(np.float32)
+        return np.searchsorted(borders, np.minimum(fractions, np.float32(1 - 1e-6)), side="right")
+
+    return mx.array((buckets(rows)[:, None] * side + buckets(columns)[None, :]).reshape(-1).astype(np.int32))
+
+
 class SiglipEmbeddings(nn.Module):
     def __init__(self, config: SiglipConfig) -> None:
         super().__init__()
@@ -94,8 +108,13 @@ class Siglip(nn.Module):
         Raises ModelError for another size without positions."""
         size = self.config.image
         if positions is None and tuple(pixels.shape[2:]) != (size, size):
-            raise ModelError(f"SigLIP takes pictures of {size}x{size}, found {pixels.shape[2]}x{pixels.shape[3]}")
+            raise ModelError(f"SigLIP takes pictures of {size}x{size}, got {pixels.shape[2]}x{pixels.shape[3]}")
         return self.encoder(self.embeddings(pixels, positions))
+
+    def bucketed(self, pixels: mx.array) -> mx.array:
+        """The last state through `post_layernorm` of pictures of any size, positions by bucket: [n, patches, dim]."""
+        rows, columns = pixels.shape[2] // self.config.patch, pixels.shape[3] // self.config.patch
+        return self.last(pixels, bucket_positions(rows, columns, self.config.side))
 
     def last(self, pixels: mx.array, positions: mx.array | None = None) -> mx.array:
         """The last state through `post_layernorm`: [n, patches, dim]."""
