@@ -80,10 +80,10 @@ def test_text_and_media_become_the_references_inputs(g: golden.Golden, name: str
     else:  # unpacked arrays do not say which tiles make a picture
         assert_arrays(joined(waiting), joined(expected))
     mask = case.inputs.get("attention_mask", np.ones_like(case.inputs["input_ids"])).astype(bool)
-    queues = {kind: [item for item in waiting if item.kind == kind] for kind in processing.token_ids}
+    queues = {kind: [item for item in waiting if item.kind == kind] for kind in processing.kinds}
     for text, ids, valid in zip(case.text, case.inputs["input_ids"], mask, strict=True):
         mine: list[MediaItem] = []
-        for kind in processing.token_ids:
+        for kind in processing.kinds:
             count = text.count(processing.placeholder(kind))
             mine += [queues[kind].pop(0) for _ in range(count)]
         (expanded,) = processing.expand([text], mine)

@@ -14,8 +14,10 @@ from .errors import UnsupportedModel
 TABLE: dict[str, str] = {
     "idefics2": "idefics2",
     "idefics3": "idefics3",
+    "internvl": "internvl",
     "llava": "llava",
     "llava_next": "llava_next",
+    "llava_onevision": "llava_onevision",
     "mistral3": "mistral3",
     "pixtral": "llava",
     "qwen2_5_vl": "qwen2_5_vl",

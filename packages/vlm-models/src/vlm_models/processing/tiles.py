@@ -13,6 +13,7 @@ from ..errors import ProcessingError
 from .base import MediaOptions, Processing
 from .image.fixed import FixedStrategy, reshaped
 from .image.tiled import TiledStrategy
+from .video.sampling import VideoSampling
 
 
 class TiledPictures(Processing):
@@ -71,6 +72,10 @@ class TiledVideo(TiledPictures):
 
     def video(self, frames: np.ndarray, timestamps: Sequence[float], options: MediaOptions) -> MediaItem:
         return self._video(np.stack([self.frames(reshaped(frame, options)) for frame in frames]))
+
+    def sample(self, total: int, rate: float, options: MediaOptions) -> np.ndarray:
+        """A frame a second, at most 32: the published files leave the number to the caller."""
+        return VideoSampling(fps=1.0, min_frames=1, max_frames=32)(total, rate, options)
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[MediaItem]:
         pictures = {name: arrays[name] for name in arrays if name in TiledPictures.unpack_names}
