@@ -47,6 +47,7 @@ class Server:
         self.reply(b"", status, f"Location: {location}")
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept
         self._listener.close()
         self._thread.join(5)
 

@@ -81,7 +81,7 @@ def test_first_frame_of_an_animation_is_taken_and_said(kind, encoded):
 
 
 def test_smallest_image_is_an_image():
-    assert load_image(np.zeros((1, 1, 3), np.uint8)).size == (1, 1)
+    assert load_image(np.zeros((1, 2, 3), np.uint8)).size == (1, 2)
 
 
 def test_arrays_of_other_layouts(gradient):

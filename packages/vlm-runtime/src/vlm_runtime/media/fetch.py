@@ -10,12 +10,13 @@ import time
 from typing import Protocol
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from vlm_runtime.errors import FetchError, MediaLimitError
+from vlm_runtime.errors import FetchError, MediaError, MediaLimitError
 from vlm_runtime.media.addresses import is_odd_number, is_public
 from vlm_runtime.media.policy import MediaPolicy
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _CHUNK = 1 << 16
+_SAFE = "/%:@!$&'()*+,;=~-._?"
 
 
 class Network(Protocol):
@@ -83,42 +84,46 @@ class _Redirect:
 
 def _get(url: str, policy: MediaPolicy, network: Network, deadline: float) -> bytes | _Redirect:
     parts, host, port = _split(url)
-    address = _checked_address(url, host, port, policy, network, deadline)
-    connection: http.client.HTTPConnection | None = None
-    watchdog: threading.Timer | None = None
     try:
-        raw = network.connect(address, port, _left(deadline))
-        # A server that drips single bytes never trips a socket timeout: this ends the whole exchange.
-        watchdog = threading.Timer(_left(deadline), _shut, (raw,))
-        watchdog.daemon = True
-        watchdog.start()
-        stream = raw
-        if parts.scheme == "https":
-            stream = ssl.create_default_context().wrap_socket(raw, server_hostname=host)
-            watchdog.cancel()  # wrapping detached the plain socket
-            watchdog = threading.Timer(_left(deadline), _shut, (stream,))
-            watchdog.daemon = True
-            watchdog.start()
-        stream.settimeout(_left(deadline))
-        connection = http.client.HTTPConnection(parts.netloc, port)
-        connection.sock = stream
-        path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (
-            "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?") if parts.query else ""
-        )
-        connection.request("GET", path, headers={"User-Agent": "vlm-runtime", "Accept-Encoding": "identity"})
-        with connection.getresponse() as response:
-            return _read(url, response, policy, deadline)
-    except (OSError, http.client.HTTPException, ssl.SSLError, ValueError) as error:
+        address = _checked_address(url, host, port, policy, network, deadline)
+        stream = network.connect(address, port, _left(deadline))
+        try:
+            if parts.scheme == "https":
+                context = ssl.create_default_context()
+                stream = context.wrap_socket(stream, server_hostname=host, do_handshake_on_connect=False)
+            return _exchange(url, parts, stream, policy, deadline)
+        finally:
+            stream.close()
+    except MediaError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
         if time.monotonic() >= deadline or isinstance(error, TimeoutError):
             raise MediaLimitError(
                 f"{_shown(url)}: expected an answer within {policy.max_fetch_seconds:g} s, got none or a part"
             ) from error
         raise FetchError(f"{_shown(url)}: cannot be fetched: {type(error).__name__}: {error}") from error
+
+
+def _exchange(
+    url: str, parts: SplitResult, stream: socket.socket, policy: MediaPolicy, deadline: float
+) -> bytes | _Redirect:
+    # A server that drips single bytes never trips a socket timeout: the timer ends the whole exchange.
+    watchdog = threading.Timer(_left(deadline), _shut, (stream,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        stream.settimeout(_left(deadline))
+        if isinstance(stream, ssl.SSLSocket):
+            stream.do_handshake()
+        connection = http.client.HTTPConnection(parts.netloc)
+        connection.sock = stream
+        target = quote(parts.path or "/", safe=_SAFE) + ("?" + quote(parts.query, safe=_SAFE) if parts.query else "")
+        headers = {"Host": parts.netloc, "User-Agent": "vlm-runtime", "Accept-Encoding": "identity"}
+        connection.request("GET", target, headers=headers)
+        with connection.getresponse() as response:
+            return _read(url, response, policy, deadline)
     finally:
-        if watchdog is not None:
-            watchdog.cancel()
-        if connection is not None:
-            connection.close()
+        watchdog.cancel()
 
 
 def _read(url: str, response: http.client.HTTPResponse, policy: MediaPolicy, deadline: float) -> bytes | _Redirect:
@@ -192,7 +197,7 @@ def _left(deadline: float) -> float:
 
 def _shut(stream: socket.socket) -> None:
     try:
-        stream.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(stream, socket.SHUT_RDWR)  # TLS's own shutdown would race with the reader
     except OSError:  # already closed: the fetch ended as the timer fired
         return
 

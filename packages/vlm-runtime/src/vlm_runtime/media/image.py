@@ -100,8 +100,8 @@ def _formats() -> tuple[str, ...]:
 
 
 def _check_size(width: int, height: int, name: str, policy: MediaPolicy) -> None:
-    if width < 1 or height < 1:
-        raise MediaError(f"{name}: expected at least 1x1 pixels, got {width}x{height}")
+    if width * height < 2:
+        raise MediaError(f"{name}: expected a picture, got {width}x{height} pixels; there is nothing to see in it")
     if width * height > policy.max_pixels:
         raise MediaLimitError(
             f"{name}: expected at most {policy.max_pixels} pixels, got {width}x{height}; make it smaller first"
