@@ -36,6 +36,7 @@ def prepare(processor: Processor, prompt: str, media: Media, options: GenerateOp
     text, references = arrange(processor, prompt, media, options)
     items = read_items(processor, references, options)
     segments = list(text.segments) if isinstance(text, Rendered) else [text]
+    items = processor.processing.in_order(segments, items)
     pieces = processor.processing.expand(segments, items)
     if isinstance(text, Rendered):
         tokens = processor.tokenizer.encode_segments(pieces)

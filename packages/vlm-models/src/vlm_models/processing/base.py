@@ -8,6 +8,7 @@ unpack()                 arrays under transformers' argument names -> items (par
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,24 +100,28 @@ class Processing:
         """Replace each placeholder in the pieces (trusted text, in order) by its item's run.
 
         Items of one kind are taken in order. Raises PlaceholderError where counts differ."""
-        marks = {kind: self.placeholder(kind) for kind in self.kinds}
-        waiting = {kind: [item for item in items if item.kind == kind] for kind in marks}
-        given = {kind: len(rest) for kind, rest in waiting.items()}
-        found = {kind: sum(piece.count(mark) for piece in pieces) for kind, mark in marks.items()}
-        for kind, mark in marks.items():
-            if found[kind] != given[kind]:
+        waiting = iter(self.in_order(pieces, items))
+        marks = self._marks()
+        return [marks.sub(lambda _: self.replacement(next(waiting)), piece) for piece in pieces]
+
+    def in_order(self, pieces: Sequence[str], items: Sequence[MediaItem]) -> list[MediaItem]:
+        """The items in the order of their placeholders in the pieces; items of one kind are taken as they come.
+
+        Raises PlaceholderError where counts differ."""
+        kinds = {self.placeholder(kind): kind for kind in self.kinds}
+        found = [kinds[mark.group()] for piece in pieces for mark in self._marks().finditer(piece)]
+        waiting = {kind: [item for item in items if item.kind == kind] for kind in self.kinds}
+        for text, kind in kinds.items():
+            if found.count(kind) != len(waiting[kind]):
                 raise PlaceholderError(
-                    f"the prompt has {found[kind]} {kind} placeholder(s) {mark!r} but {given[kind]} {kind}(s) were given"
+                    f"the prompt has {found.count(kind)} {kind} placeholder(s) {text!r} "
+                    f"but {len(waiting[kind])} {kind}(s) were given"
                 )
-        result = []
-        for piece in pieces:
-            out, at = [], 0
-            while nearest := min(((piece.find(m, at), k) for k, m in marks.items() if m in piece[at:]), default=None):
-                where, kind = nearest
-                out += [piece[at:where], self.replacement(waiting[kind].pop(0))]
-                at = where + len(marks[kind])
-            result.append("".join([*out, piece[at:]]))
-        return result
+        return [waiting[kind].pop(0) for kind in found]
+
+    def _marks(self) -> re.Pattern[str]:
+        marks = sorted((self.placeholder(kind) for kind in self.kinds), key=len, reverse=True)
+        return re.compile("|".join(re.escape(mark) for mark in marks) or "(?!)")
 
     def prompt(self, tokens: Sequence[int] | np.ndarray, items: Sequence[MediaItem]) -> Prompt:
         """Put items in their places. Raises PlaceholderError where the runs do not fit the items."""
@@ -125,15 +130,23 @@ class Processing:
         positions, delta = self.positions(ids, items, spans)
         return Prompt(ids, positions, tuple(items), spans, delta, self.blocks(ids, items, spans))
 
-    def locate(self, tokens: np.ndarray, items: Sequence[MediaItem]) -> tuple[Span, ...]:
-        """Runs of feature tokens, handed to the items of that kind in order."""
-        spans: list[Span] = []
+    def places(self, tokens: np.ndarray) -> list[tuple[tuple[MediaKind, ...], np.ndarray]]:
+        """Indices of feature tokens, with the kinds of media that may stand there. Kinds that share a token share places."""
+        kinds: dict[int, list[MediaKind]] = {}
         for kind, token_id in self.token_ids.items():
-            queue = [(index, item.num_tokens) for index, item in enumerate(items) if item.kind == kind]
-            where = np.flatnonzero(tokens == token_id)
+            kinds.setdefault(token_id, []).append(kind)
+        return [(tuple(names), np.flatnonzero(tokens == token_id)) for token_id, names in kinds.items()]
+
+    def locate(self, tokens: np.ndarray, items: Sequence[MediaItem]) -> tuple[Span, ...]:
+        """Feature tokens, handed to the items of their kinds in order: for kinds that share a token, `items` must be
+        in the order of the prompt (see `in_order`)."""
+        spans: list[Span] = []
+        for kinds, where in self.places(tokens):
+            queue = [(index, item.num_tokens) for index, item in enumerate(items) if item.kind in kinds]
             if len(where) != sum(count for _, count in queue):
+                name = " and ".join(kinds)
                 raise PlaceholderError(
-                    f"the prompt has {len(where)} {kind} tokens, its {len(queue)} {kind}(s) take {sum(c for _, c in queue)}"
+                    f"the prompt has {len(where)} {name} tokens, its {len(queue)} {name}(s) take {sum(c for _, c in queue)}"
                 )
             at = 0
             for index, count in queue:

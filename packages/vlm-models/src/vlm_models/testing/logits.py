@@ -57,9 +57,10 @@ def prompts_of(processing: Processing, arrays: Mapping[str, np.ndarray]) -> list
 def _own_items(processing: Processing, tokens: np.ndarray, queues: dict[str, list[MediaItem]]) -> list[MediaItem]:
     """Take from the queues the items whose feature tokens this row holds."""
     own: list[MediaItem] = []
-    for kind, token_id in processing.token_ids.items():
-        count = int((tokens == token_id).sum())
+    for kinds, places in processing.places(tokens):
+        count = len(places)
         while count > 0:
+            kind = next((kind for kind in kinds if queues[kind]), kinds[0])
             if not queues[kind] or queues[kind][0].num_tokens > count:
                 raise PlaceholderError(f"a row has {count} {kind} tokens that no {kind} of the inputs fits")
             own.append(queues[kind].pop(0))
@@ -79,8 +80,8 @@ def _check_derived(
             raise ProcessingError(f"position_ids of row {row} differ from those this family derives")
     if "mm_token_type_ids" in arrays:
         kinds = np.zeros(len(prompt), int)
-        for kind, token_id in processing.token_ids.items():
-            kinds[prompt.tokens == token_id] = _TYPE_IDS[kind]
+        for names, places in processing.places(prompt.tokens):
+            kinds[places] = _TYPE_IDS[names[0]]
         if not np.array_equal(arrays["mm_token_type_ids"][row][where], kinds):
             raise ProcessingError(f"mm_token_type_ids of row {row} differ from the places of media tokens")
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ProcessingError
 from ..base import MediaOptions, pick
 
-Spread = Literal["ends", "starts"]
+Spread = Literal["ends", "starts", "middles"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class VideoSampling:
     """fps: frames a second. Counts are at least min_frames, at most max_frames, and never more than the video has.
 
     spread: "ends": first and last frame and evenly between; "starts": the first frame of equal stretches, in whole groups of
-    `group` frames. num_frames: a fixed count that replaces fps.
+    `group` frames; "middles": the middle frame of equal stretches. num_frames: a fixed count that replaces fps.
     """
 
     fps: float = 2.0
@@ -56,6 +56,9 @@ class VideoSampling:
             return self._starts(total, rate, most, options)
         count = self._wanted(total, rate, options)
         count = min(max(int(count), self.min_frames), most)
+        if self.spread == "middles":
+            step = total / count
+            return np.arange(step / 2, total, step).astype(np.int64)[:count]
         return np.linspace(0, total - 1, count).round().astype(np.int64)
 
     def _wanted(self, total: int, rate: float, options: MediaOptions) -> float:
