@@ -1,7 +1,7 @@
 """A character tokenizer for tiny checkpoints.
 
-Printable ASCII and newline are ids 0 to 95, special tokens follow in the order given, then the three roles of a chat, each
-one token so that prompts stay short.
+Printable ASCII and newline are ids 0 to 95, special tokens follow in the order given, then the three roles of a chat (unless
+named among them), each one token so that prompts stay short.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ def character_tokenizer(special_tokens: Sequence[str], **roles: object) -> PreTr
     for index, token in enumerate(special_tokens):
         vocabulary[token or f"<unused{index}>"] = 96 + index
     for role in ROLES:
-        vocabulary[role] = len(vocabulary)
+        vocabulary.setdefault(role, len(vocabulary))
+    special = [token for token in special_tokens if token and token not in ROLES]
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens if token])
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     backend.add_tokens([AddedToken(role, normalized=False) for role in ROLES])
     return PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
