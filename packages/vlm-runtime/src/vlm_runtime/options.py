@@ -32,9 +32,10 @@ DEFAULT_CHUNK = 2048
 class GenerateOptions:
     """Everything `generate` takes beside prompt and media; None means the default of the checkpoint or of SPEC section 2.
 
-    grammar: an object of the `Grammar` protocol, for structured output. system: put before a prompt that is wrapped as a
-    user turn. logit_bias: token id (or its decimal text) -> added value. stop: strings. eos_tokens: further ids or texts that
-    end an answer. media_policy: what media may be opened; None trusts the local user. prefill_step_size: tokens of a prefill chunk. chat_template: source to use instead of the checkpoint's.
+    logit_bias: token id (or its decimal text) -> added value. stop: strings. eos_tokens: further ids or texts that end an
+    answer. prefill_step_size: tokens of a prefill chunk. system: put before a prompt that is wrapped as a user turn.
+    chat_template: source to use instead of the checkpoint's. grammar: an object of the `Grammar` protocol, for structured output.
+    media_policy: what media may be opened; None trusts the local user. timeout: seconds for the whole request.
     """
 
     max_tokens: int | None = None

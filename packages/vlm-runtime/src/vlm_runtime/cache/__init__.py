@@ -1,10 +1,12 @@
 """What the engine remembers: caches by layout and codec, prefixes across requests, vision features."""
 
+from .affine import AffineCodec
 from .build import CacheOptions, build_caches
-from .codec import AffineCodec, Codec, PlainCodec
+from .codec import Codec, PlainCodec
 from .features import CacheStats, VisionFeatureCache
 from .prefix import Match, PrefixIndex, prefix_keys
 from .rows import CacheSet
+from .turbo import TurboQuantCodec
 
 __all__ = [
     "AffineCodec",
@@ -15,6 +17,7 @@ __all__ = [
     "Match",
     "PlainCodec",
     "PrefixIndex",
+    "TurboQuantCodec",
     "VisionFeatureCache",
     "build_caches",
     "prefix_keys",

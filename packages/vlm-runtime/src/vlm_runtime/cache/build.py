@@ -8,15 +8,18 @@ from typing import Literal
 
 import mlx.core as mx
 
+from vlm_kernels import KernelError, turboquant
 from vlm_models import CacheSpec, Cross, Full, Recurrent, Several, Shared, Window
 
 from ..errors import OptionError
-from .codec import AffineCodec, Codec, PlainCodec
+from .affine import AffineCodec
+from .codec import Codec, PlainCodec
 from .contiguous import ContiguousCache
 from .ring import RingCache
 from .rows import CacheSet, Entry, LayerCache
 from .split import SplitCache
 from .state import CrossCache, RecurrentCache
+from .turbo import TurboQuantCodec
 
 # A row's first tokens gather attention that belongs nowhere; without them a bounded cache derails.
 KEPT_TOKENS = 4
@@ -47,6 +50,10 @@ class CacheOptions:
             raise OptionError("max_kv_size: a bounded cache keeps its plain form; leave out max_kv_size or kv_bits")
         if self.scheme not in (None, "uniform", "turboquant"):
             raise OptionError(f"kv_quant_scheme: expected uniform or turboquant, got {self.scheme!r}")
+        if self.resolved_scheme == "turboquant" and self.quantized_start:
+            raise OptionError("quantized_kv_start: turboquant takes 0 only; use the uniform scheme")
+        if self.resolved_scheme == "turboquant" and self.group_size is not None:
+            raise OptionError("kv_group_size: turboquant has no groups; leave it out or use the uniform scheme")
         if self.resolved_scheme == "uniform" and (self.key_bits is not None or self.value_bits is not None):
             raise OptionError("kv_key_bits, kv_value_bits: expected kv_quant_scheme=turboquant beside them")
         if self.kv_bits is not None and self.resolved_scheme == "uniform" and self.kv_bits != int(self.kv_bits):
@@ -121,12 +128,24 @@ def _codec(options: CacheOptions, spec: Full) -> Codec:
     if not options.is_quantized:
         return PlainCodec()
     if options.resolved_scheme == "turboquant":
-        raise OptionError(
-            "kv_quant_scheme: turboquant is not available in this version; use uniform with kv_bits 4 or 8"
-        )
+        return TurboQuantCodec(*_turbo_bits(options))
     if options.kv_bits is None:
         raise OptionError("kv_bits: expected a number of bits for the uniform scheme")
     return AffineCodec(int(options.kv_bits), options.group_size or _group_size(spec))
+
+
+def _turbo_bits(options: CacheOptions) -> tuple[int, int]:
+    """Bits of keys and of values; a fraction gives keys the lower."""
+    bits: list[int] = []
+    for place, own in enumerate((options.key_bits, options.value_bits)):
+        given = own if own is not None else options.kv_bits
+        if given is None:
+            raise OptionError("kv_key_bits, kv_value_bits: expected both, or kv_bits beside one")
+        try:
+            bits.append(turboquant.split_bits(float(given))[place])
+        except KernelError as error:
+            raise OptionError(f"kv_bits: {error}") from None
+    return bits[0], bits[1]
 
 
 def _group_size(spec: Full) -> int:

@@ -43,7 +43,7 @@ class ContiguousCache:
         if not self.stored:
             raise CapacityError("a layer attends over a cache that holds nothing; layers must run in order")
         seen = self.extent if plan.start is None else plan.start + plan.length
-        return self.codec.attend(queries, _tokens(self.stored, seen), plan, rules, sinks)
+        return self.codec.attend(queries, self.stored, seen, plan, rules, sinks)
 
     def _write(self, fresh: Stored, plan: Attention) -> None:
         length = plan.length
@@ -119,12 +119,9 @@ def widen(arrays: Stored, rows: int, tokens: int) -> Stored:
 
 def scatter(arrays: Stored, fresh: Stored, where: mx.array) -> Stored:
     """Write fresh [B, Hkv, L, ...] at token slots where [B, L] of each row."""
-    slots = where[:, None, :, None]
-    return tuple(
-        mx.put_along_axis(a, mx.broadcast_to(slots, new.shape), new, axis=2)
-        for a, new in zip(arrays, fresh, strict=True)
-    )
 
+    def put(array: mx.array, new: mx.array) -> mx.array:
+        slots = where.reshape(where.shape[0], 1, -1, *[1] * (new.ndim - 3))
+        return mx.put_along_axis(array, mx.broadcast_to(slots, new.shape), new, axis=2)
 
-def _tokens(stored: Stored, count: int) -> Stored:
-    return tuple(a if a.shape[2] == count else a[:, :, :count] for a in stored)
+    return tuple(put(array, new) for array, new in zip(arrays, fresh, strict=True))

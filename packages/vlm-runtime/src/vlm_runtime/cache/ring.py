@@ -71,13 +71,14 @@ class RingCache:
         self._allocate((keys, values), last)
         self.stored = scatter(self.stored, (keys, values), self._slot(plan.offsets[:, None] + mx.arange(plan.length)))
 
-    def _mask(self, plan: Attention, rules: AttentionRules) -> mx.array | None:
+    def _mask(self, plan: Attention, rules: AttentionRules) -> mx.array:
         """Which ring slots each query sees; the same for all layers of one window, so it is kept in the plan."""
         slots = self.stored[0].shape[2]
         key = ("ring", slots, self.window, self.keep, plan.blocks is not None and rules.sees_blocks)
-        if key not in plan._masks:
-            plan._masks[key] = self._build(slots, plan, rules)
-        return plan._masks[key]
+        mask = plan._masks.get(key)
+        if not isinstance(mask, mx.array):
+            mask = plan._masks[key] = self._build(slots, plan, rules)
+        return mask
 
     def _build(self, slots: int, plan: Attention, rules: AttentionRules) -> mx.array:
         last = (plan.offsets + (plan.length - 1))[:, None]

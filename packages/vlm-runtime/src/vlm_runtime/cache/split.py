@@ -45,9 +45,9 @@ class SplitCache:
         seen = self.extent if plan.start is None else plan.start + plan.length
         keys, values = (a[:, :, : min(seen, self.start)] for a in self.plain)
         if seen <= self.start:
-            return PlainCodec().attend(queries, (keys, values), plan, rules, sinks)
+            return PlainCodec().attend(queries, (keys, values), seen, plan, rules, sinks)
         packed = tuple(a[:, :, 1 : seen - self.start + 1] for a in self.packed)
-        return self.codec.attend(queries, packed, plan, rules, sinks, (keys, values))
+        return self.codec.attend(queries, packed, seen - self.start, plan, rules, sinks, (keys, values))
 
     def _write(self, keys: mx.array, values: mx.array, plan: Attention) -> None:
         fresh, length = self.codec.encode(keys, values), plan.length

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 
 from vlm_models import Model
 
@@ -127,7 +126,7 @@ def engine_for(model: Model, processor: Processor, options: GenerateOptions) -> 
         engine = engines.get(form)
         if engine is None:
             # lazily loaded weights belong to the thread that loaded them; the engine's could not read them
-            mx.eval([value for _, value in tree_flatten(model.parameters())])
+            mx.eval(model.parameters())
             settings = EngineOptions(
                 Limits(chunk_tokens=options.chunk_tokens, step_tokens=options.chunk_tokens),
                 options.cache(),

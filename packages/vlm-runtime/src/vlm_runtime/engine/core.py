@@ -22,7 +22,7 @@ from ..errors import CapacityError, RequestCancelled
 from ..request import Event, FinishReason, Request, TokenLogprob
 from ..scheduler import Chunk, Limits, QueueFull, Scheduler, Ticket, TooLarge
 from .runner import Prefill, Runner
-from .sampler import Sampled, sample
+from .sampler import Row, Sampled, sample
 from .sequence import Sequence
 
 
@@ -302,7 +302,7 @@ class EngineCore:
             row is not None and slot < len(before) and before[slot] is row for slot, row in enumerate(self._slots)
         ]
         rows: list[Sequence | None] = []
-        draws = []
+        draws: list[Row | None] = []
         for slot, row in enumerate(self._slots):
             if row is None or len(row.tokens) + pending[slot] >= self._most_tokens(row):
                 rows.append(None)

@@ -77,7 +77,7 @@ class Sampled:
                 reports.append(None)
                 continue
             count = row.params.top_logprobs
-            top = ()
+            top: tuple[tuple[int, float], ...] = ()
             if count and top_tokens is not None and top_logprobs is not None:
                 top = tuple(zip(top_tokens[at][:count], top_logprobs[at][:count], strict=True))
             reports.append(TokenLogprob(tokens[at], chosen[at], top))
@@ -191,4 +191,4 @@ def _fit(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def _column(values: Sequence[float]) -> mx.array:
-    return mx.array(values, mx.float32)[:, None]
+    return mx.array(list(values), mx.float32)[:, None]
