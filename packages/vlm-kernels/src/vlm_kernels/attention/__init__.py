@@ -7,7 +7,7 @@ from typing import cast
 
 import mlx.core as mx
 
-from vlm_kernels.attention import reference
+from vlm_kernels.attention import cpu, reference
 from vlm_kernels.dispatch import Op
 from vlm_kernels.errors import KernelError
 
@@ -48,8 +48,10 @@ def _mlx_block_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float,
     return mx.concatenate(parts, axis=2)
 
 
-_attention = Op("attention", reference.attention, mlx=_mlx_attention)
-_block_attention = Op("block_attention", reference.block_attention, mlx=_mlx_block_attention)
+_attention = Op("attention", reference.attention, mlx=_mlx_attention, native=cpu.attention)
+_block_attention = Op(
+    "block_attention", reference.block_attention, mlx=_mlx_block_attention, native=cpu.block_attention
+)
 
 
 def _check(name: str, q: mx.array, k: mx.array, v: mx.array) -> None:

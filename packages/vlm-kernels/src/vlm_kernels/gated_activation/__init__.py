@@ -6,10 +6,10 @@ import mlx.core as mx
 
 from vlm_kernels.dispatch import Op
 from vlm_kernels.errors import KernelError
-from vlm_kernels.gated_activation import reference
+from vlm_kernels.gated_activation import cpu, reference
 
-_swiglu = Op("swiglu", reference.swiglu)
-_geglu = Op("geglu", reference.geglu)
+_swiglu = Op("swiglu", reference.swiglu, native=cpu.swiglu)
+_geglu = Op("geglu", reference.geglu, native=cpu.geglu)
 
 
 def _check(name: str, gate: mx.array, up: mx.array) -> None:

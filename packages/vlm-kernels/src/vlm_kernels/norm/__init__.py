@@ -5,10 +5,10 @@ from __future__ import annotations
 import mlx.core as mx
 
 from vlm_kernels.dispatch import Op
-from vlm_kernels.norm import reference
+from vlm_kernels.norm import cpu, reference
 
-_rms_norm = Op("rms_norm", reference.rms_norm, mlx=mx.fast.rms_norm)
-_layer_norm = Op("layer_norm", reference.layer_norm, mlx=mx.fast.layer_norm)
+_rms_norm = Op("rms_norm", reference.rms_norm, mlx=mx.fast.rms_norm, native=cpu.rms_norm)
+_layer_norm = Op("layer_norm", reference.layer_norm, mlx=mx.fast.layer_norm, native=cpu.layer_norm)
 
 
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:

@@ -6,9 +6,9 @@ import mlx.core as mx
 
 from vlm_kernels.dispatch import Op
 from vlm_kernels.errors import KernelError
-from vlm_kernels.rope import reference
+from vlm_kernels.rope import cpu, reference
 
-_rope = Op("rope", reference.rope)
+_rope = Op("rope", reference.rope, native=cpu.rope)
 
 
 def rope(x: mx.array, cos: mx.array, sin: mx.array, *, interleaved: bool = False) -> mx.array:
