@@ -104,7 +104,7 @@ def generate(model: str, prompt: tuple[str, ...], system: str | None, verbose: b
     """
     text = sys.stdin.read() if prompt == ("-",) else " ".join(prompt)
     settings = given(options)
-    if not text and "image" not in settings:
+    if not text.strip() and "image" not in settings:
         raise click.UsageError("nothing to answer: give --prompt, --image, or both")
     import vlm_runtime  # after the usage checks: it brings MLX
 
