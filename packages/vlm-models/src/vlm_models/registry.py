@@ -12,6 +12,7 @@ from .errors import UnsupportedModel
 
 # model_type: module under vlm_models.families
 TABLE: dict[str, str] = {
+    "granite4_vision": "granite4_vision",
     "idefics2": "idefics2",
     "idefics3": "idefics3",
     "internvl": "internvl",

@@ -22,6 +22,7 @@ _LLAMA: dict[str, Any] = {
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": _LLAMA,
     "granite": _LLAMA,
+    "granite4_vision_text": _LLAMA,
     "mistral": _LLAMA
     | {
         "intermediate_size": 14336,
@@ -61,6 +62,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "max_window_layers": 28,
     },
 }
+_CONFIGS: dict[str, type[DecoderConfig]] = {
+    "granite": GraniteConfig,
+    "granite4_vision_text": GraniteConfig,
+    "ministral3": MinistralConfig,
+}
 
 
 def text_config(hf: Mapping[str, Any], *, tied: bool | None = None, kind: str | None = None) -> DecoderConfig:
@@ -73,14 +79,13 @@ def text_config(hf: Mapping[str, Any], *, tied: bool | None = None, kind: str | 
     fixed: dict[str, Any] = {"tied": take(values, "tie_word_embeddings", bool, False) if tied is None else tied}
     bias = take(values, "attention_bias", bool, False)
     match name:
-        case "llama" | "granite":
+        case "llama" | "granite" | "granite4_vision_text":
             fixed |= {"qkv_bias": bias, "out_bias": bias, "mlp_bias": take(values, "mlp_bias", bool, False)}
         case "qwen2":
             fixed |= {"qkv_bias": True}
         case "qwen3":
             fixed |= {"qkv_bias": bias, "out_bias": bias, "qk_norm": True}
-    kinds: dict[str, type[DecoderConfig]] = {"granite": GraniteConfig, "ministral3": MinistralConfig}
-    return kinds.get(name, DecoderConfig).from_hf(values, **fixed)
+    return _CONFIGS.get(name, DecoderConfig).from_hf(values, **fixed)
 
 
 def text_decoder(config: DecoderConfig) -> Decoder:

@@ -58,3 +58,18 @@ def _along(x: mx.array, down: mx.array, across: mx.array) -> mx.array:
     n, height, width, dim = x.shape
     x = (down @ x.reshape(n, height, width * dim)).reshape(n * down.shape[0], width, dim)
     return (across @ x).reshape(n, down.shape[0], across.shape[0], dim)
+
+
+def area_matrix(have: int, want: int) -> np.ndarray:
+    """float32 [want, have]: means over stretches from floor(i * have / want) to ceil((i + 1) * have / want)."""
+    matrix = np.zeros((want, have), np.float32)
+    for index in range(want):
+        start, stop = index * have // want, -(-(index + 1) * have // want)
+        matrix[index, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def resample_area(x: mx.array, rows: int, columns: int) -> mx.array:
+    """[n, H, W, D] -> [n, rows, columns, D], each cell a mean."""
+    down = mx.array(area_matrix(x.shape[1], rows)).astype(x.dtype)
+    return _along(x, down, mx.array(area_matrix(x.shape[2], columns)).astype(x.dtype))
