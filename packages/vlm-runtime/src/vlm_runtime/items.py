@@ -55,13 +55,14 @@ def read_items(processor: Processor, references: Sequence[MediaRef], options: Ge
         OptionError: an option is wrong.
     """
     items = []
+    num_images = max(1, sum(reference.kind == "image" for reference in references))
     for number, reference in enumerate(references, 1):
         if reference.source is None:
             raise MediaError(f"{reference.kind} {number}: expected a path, URL, bytes or array, got nothing")
         processor.placeholder(reference.kind)  # names a kind that the family does not take before anything is opened
         own = {name: value for name, value in reference.options.items() if name in MEDIA_OPTIONS}
         given = replace(options, **own).media() if own else options.media()
-        items.append(_read(processor, reference, options, given))
+        items.append(_read(processor, reference, options, replace(given, num_images=num_images)))
     return items
 
 
@@ -72,6 +73,13 @@ def _read(processor: Processor, reference: MediaRef, options: GenerateOptions, g
     def keyed(content: str, make: Callable[[], MediaItem], *facts: Any) -> MediaItem:
         return processor.items.get(_digest(reference.kind, content, given, *facts), make)
 
+    if reference.kind == "audio":
+        from .media.audio import load_audio  # soundfile, paid only when there is audio
+
+        audio = load_audio(reference.source, policy, sample_rate=processing.sample_rate)
+        return keyed(audio.digest, lambda: processing.audio(audio.pcm, audio.rate, given))
+    if reference.kind == "video":
+        raise MediaError("video: cannot be read in this version; give its frames as images")
     from .media.image import load_image  # Pillow, paid only when there is an image
 
     image = load_image(reference.source, policy)

@@ -102,7 +102,9 @@ def _fill(named: Sequence[MediaRef], given: Mapping[MediaKind, Sequence[Any]]) -
 
 
 def as_list(media: Any) -> list[Any]:
-    """None, one medium or several as a list. An array is one medium."""
+    """None, one medium or several as a list. An array is one medium, and so is a pair (array, rate)."""
     if media is None:
         return []
+    if isinstance(media, tuple) and len(media) == 2 and isinstance(media[1], (int, float)):
+        return [media]
     return list(media) if isinstance(media, (list, tuple)) else [media]

@@ -84,8 +84,8 @@ class Processor:
 
     @property
     def kinds(self) -> tuple[MediaKind, ...]:
-        """Kinds of media the family takes."""
-        return tuple(kind for kind in KINDS if kind in self.family.modalities)
+        """Kinds of media that have a placeholder."""
+        return tuple(kind for kind in KINDS if kind in self.processing.kinds)
 
     @cached_property
     def vocabulary_size(self) -> int:

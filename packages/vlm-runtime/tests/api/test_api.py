@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vlm_models
 from vlm_runtime import (
     AsyncEngine,
     VisionFeatureCache,
@@ -247,6 +248,24 @@ def test_thinking_budget(loaded: Loaded) -> None:
     newline = processor.tokenizer.encode("\n", add_special_tokens=False)
     assert list(result.tokens[4 : 4 + len(newline) + 1]) == [*newline, end]
     assert "\n</think>" in result.text
+
+
+@pytest.mark.parametrize("given", [8, "4", "mxfp8", "nvfp4"])
+def test_quantizing_while_loading(checkpoint: Path, pictures: list[str], given: int | str) -> None:
+    model, processor = load(checkpoint, quantize=given)
+    assert vlm_models.packed_layers(model) and "scales" not in model.visual.blocks[0].attn.qkv
+    assert generate(model, processor, "What is it?", pictures[0], max_tokens=4).generation_tokens == 4
+    if given in ("mxfp8", "nvfp4"):
+        both, processor = load(checkpoint, quantize=given, quantize_activations=True)
+        assert any(type(layer).__name__ == "QQLinear" for _, layer in both.named_modules())
+        assert generate(both, processor, "What is it?", pictures[0], max_tokens=4).generation_tokens == 4
+
+
+def test_quantizing_what_cannot_be_is_named(checkpoint: Path) -> None:
+    with pytest.raises(OptionError, match="quantize"):
+        load(checkpoint, quantize=7)
+    with pytest.raises(OptionError, match="quantize_activations"):
+        load(checkpoint, quantize_activations=True)
 
 
 def test_logprobs(loaded: Loaded) -> None:

@@ -15,6 +15,7 @@ from .. import env
 from ..errors import OptionError
 from ..processor import Processor
 from .hub import resolve
+from .quantize import quantize_inputs, quantize_weights
 from .tokenizer import Tokenizer
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -36,17 +37,23 @@ def load_model(
     """See `vlm_runtime.load`."""
     if dtype is not None and dtype not in DTYPES:
         raise OptionError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    for option, value in (
-        ("adapter_path", adapter_path),
-        ("quantize", quantize),
-        ("quantize_activations", quantize_activations),
-    ):
-        if value:
-            raise OptionError(f"{option}: is not available in this version; leave it out")
+    if adapter_path:
+        raise OptionError("adapter_path: is not available in this version; leave it out")
     trusted = trust_remote_code or env.trusts_remote_code()
     folder = resolve(name, revision=revision, offline=offline, with_code=trusted)
     tokenizer = Tokenizer.load(folder, trust_remote_code=trusted)
-    loaded = load_checkpoint(folder, dtype=None if dtype is None else DTYPES[dtype], lazy=lazy, progress=progress)
+    loaded = load_checkpoint(
+        folder,
+        dtype=None if dtype is None else DTYPES[dtype],
+        lazy=lazy or quantize is not None,
+        progress=progress,
+    )
+    if quantize is not None:
+        quantize_weights(loaded.model, loaded.family, quantize)
+    if quantize_activations:
+        quantize_inputs(loaded.model)
+    if quantize is not None and not lazy:
+        mx.eval(loaded.model.parameters())
     processor = Processor(tokenizer, loaded, generation_config(folder), folder)
     model: Any = loaded.model
     # users read model.config as they read load_config's result
