@@ -12,6 +12,8 @@ from .errors import UnsupportedModel
 
 # model_type: module under vlm_models.families
 TABLE: dict[str, str] = {
+    "glm4v": "glm4v",
+    "glm_ocr": "glm4v",
     "granite4_vision": "granite4_vision",
     "idefics2": "idefics2",
     "idefics3": "idefics3",

@@ -13,7 +13,7 @@ from ..errors import ProcessingError
 from .base import MediaOptions, Processing
 from .image.dynamic import PatchStrategy
 from .positions import grid_coordinates, mrope
-from .video.sampling import VideoSampling
+from .video.sampling import Sampling, VideoSampling
 
 # what the reference assumes of frames that come without times
 UNKNOWN_RATE = 24
@@ -31,10 +31,10 @@ class GridProcessing(Processing):
         images: PatchStrategy,
         videos: PatchStrategy,
         table: TokenTable | None = None,
-        sampling: VideoSampling | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         super().__init__(table)
-        self.sampling = sampling or VideoSampling(spread="starts", group=videos.frames)
+        self.sampling: Sampling = sampling or VideoSampling(spread="starts", group=videos.frames)
         ids: dict[MediaKind, int] = {"image": image_token}
         if video_token is not None:
             ids["video"] = video_token

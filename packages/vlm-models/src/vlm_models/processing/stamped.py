@@ -1,4 +1,4 @@
-"""Processing of grid families that write each frame group's time in front of it (Qwen3-VL, Qwen3.5)."""
+"""Processing of grid families that show a video as pictures with their times in between (Qwen3-VL, Qwen3.5; GLM-4V)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..core.family import TokenTable
-from ..core.inputs import MediaItem
+from ..core.inputs import MediaItem, MediaKind
 from .grid import GridProcessing
 from .image.dynamic import PatchStrategy
-from .video.sampling import VideoSampling
+from .video.sampling import Sampling
 
 
 class StampedGridProcessing(GridProcessing):
@@ -26,7 +26,7 @@ class StampedGridProcessing(GridProcessing):
         images: PatchStrategy,
         videos: PatchStrategy,
         table: TokenTable | None = None,
-        sampling: VideoSampling | None = None,
+        sampling: Sampling | None = None,
     ) -> None:
         super().__init__(image_token, video_token, images, videos, table, sampling)
         self.marks = marks
@@ -41,6 +41,44 @@ class StampedGridProcessing(GridProcessing):
         tokens = self._text(self.token_ids["video"]) * (item.num_tokens // item.grid[0])
         stamps = group_means(item.facts["timestamps"], self.videos.frames)
         return "".join(f"<{stamp:.1f} seconds>{opening}{tokens}{closing}" for stamp in stamps)
+
+
+class SecondsGridProcessing(StampedGridProcessing):
+    """Whole seconds stand behind each picture of a video: start-of-image tokens end-of-image `4`. Its feature tokens are those
+    of pictures, between the marks of a video.
+
+    video_mark: id of the placeholder of a video. video_marks: ids of the tokens around one."""
+
+    def __init__(
+        self,
+        image_token: int,
+        video_mark: int,
+        video_marks: tuple[int, int],
+        marks: tuple[int, int],
+        images: PatchStrategy,
+        videos: PatchStrategy,
+        table: TokenTable | None = None,
+        sampling: Sampling | None = None,
+    ) -> None:
+        super().__init__(image_token, image_token, marks, images, videos, table, sampling)
+        self.video_mark, self.video_marks = video_mark, video_marks
+
+    def placeholder(self, kind: MediaKind) -> str:
+        return self._text(self.video_mark) if kind == "video" else super().placeholder(kind)
+
+    def replacement(self, item: MediaItem) -> str:
+        if item.kind == "image":
+            return super().replacement(item)
+        opening, closing = (self._text(mark) for mark in self.marks)
+        tokens = self._text(self.token_ids["video"]) * (item.num_tokens // item.grid[0])
+        times = item.facts["timestamps"][:: self.videos.frames]
+        return "".join(f"{opening}{tokens}{closing}{int(time)}" for time in times)
+
+    def places(self, tokens: np.ndarray) -> list[tuple[tuple[MediaKind, ...], np.ndarray]]:
+        opening, closing = self.video_marks
+        inside = np.cumsum(tokens == opening) > np.cumsum(tokens == closing)
+        media = tokens == self.token_ids["image"]
+        return [(("image",), np.flatnonzero(media & ~inside)), (("video",), np.flatnonzero(media & inside))]
 
 
 def group_means(timestamps: Sequence[float], group: int) -> list[float]:

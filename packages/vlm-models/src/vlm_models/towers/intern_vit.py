@@ -68,7 +68,7 @@ class InternVitConfig:
 
 
 def _side(hf: Mapping[str, Any], key: str, default: int) -> int:
-    value = take(hf, key, (int, list, tuple), default)
+    value: int | list[int] = take(hf, key, (int, list, tuple), default)
     if isinstance(value, int):
         return value
     check(len(value) == 2 and value[0] == value[1], f"{key} {list(value)} must be square")

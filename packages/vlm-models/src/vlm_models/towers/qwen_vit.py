@@ -18,7 +18,7 @@ from ..layers.activation import activation, gelu
 from ..layers.attention import Tables, encoder_attention, merge_heads
 from ..layers.linear import Linear
 from ..layers.mlp import Mlp
-from ..layers.norm import LayerNorm
+from ..layers.norm import LayerNorm, RMSNorm
 
 
 @dataclass(frozen=True)
@@ -75,18 +75,26 @@ def rotary_2d(cells: np.ndarray, head_dim: int, theta: float = 10000.0) -> Table
 
 
 class VisionAttention(nn.Module):
-    """Joint qkv projection, rotary positions, attention within segments."""
+    """Joint qkv projection, rotary positions, attention within segments; RMS norms on each head's q and k where `norm_eps` is
+    set."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, *, qkv_bias: bool = True, out_bias: bool = True, norm_eps: float | None = None
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = Linear(dim, 3 * dim)
-        self.proj = Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = Linear(dim, dim, bias=out_bias)
+        if norm_eps is not None:
+            self.q_norm = RMSNorm(dim // num_heads, norm_eps)
+            self.k_norm = RMSNorm(dim // num_heads, norm_eps)
 
     def __call__(self, x: mx.array, tables: Tables, segments: tuple[int, ...]) -> mx.array:
         """x: [1, n, dim]."""
         n, dim = x.shape[1:]
         q, k, v = self.qkv(x).reshape(1, n, 3, self.num_heads, -1).transpose(2, 0, 3, 1, 4)
+        if "q_norm" in self:
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = rope(q, *tables), rope(k, *tables)
         scale = (dim // self.num_heads) ** -0.5
         return self.proj(merge_heads(encoder_attention(q, k, v, scale=scale, segments=segments)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,8 @@ import numpy as np
 from ...errors import ProcessingError
 from ..base import MediaOptions, pick
 
+# (frames of a video, its rate, options) -> int64 indices of the frames to read
+Sampling = Callable[[int, float, MediaOptions], np.ndarray]
 Spread = Literal["ends", "starts", "middles"]
 
 
@@ -45,13 +47,8 @@ class VideoSampling:
 
     def __call__(self, total: int, rate: float, options: MediaOptions) -> np.ndarray:
         """int64 indices of the frames to read of a video of `total` frames at `rate` a second. Raises ProcessingError."""
-        if total < 1 or not rate > 0:
-            raise ProcessingError(f"a video needs frames and a rate above 0; found {total} frames at {rate} a second")
-        if options.fps is not None and not options.fps > 0:
-            raise ProcessingError(f"fps must be above 0, got {options.fps}")
+        check_video(total, rate, options)
         most = min(self.max_frames if options.max_frames is None else options.max_frames, total)
-        if most < 1:
-            raise ProcessingError(f"max_frames must be at least 1, got {options.max_frames}")
         if self.spread == "starts":
             return self._starts(total, rate, most, options)
         count = self._wanted(total, rate, options)
@@ -76,3 +73,42 @@ class VideoSampling:
         if count < 1:
             return np.arange(most)  # shorter than one group: all there is, the last frame fills it up
         return np.arange(0, total, total / count).astype(np.int64)[: int(count)]
+
+
+@dataclass(frozen=True)
+class TickSampling:
+    """The frame at or behind each tick of 1 / fps seconds, each frame once, in pairs (GLM-4V). Videos longer than max_seconds
+    are spread over as many frames as that long a video has."""
+
+    fps: float = 2.0
+    max_seconds: float = 300.0
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, Any], default: TickSampling) -> TickSampling:
+        """From video_preprocessor_config.json."""
+        return cls(float(pick(files, "fps", default.fps)), float(pick(files, "max_duration", default.max_seconds)))
+
+    def __call__(self, total: int, rate: float, options: MediaOptions) -> np.ndarray:
+        """As VideoSampling; an odd number of frames repeats the last."""
+        check_video(total, rate, options)
+        fps, duration = options.fps or self.fps, total / rate
+        if duration <= self.max_seconds:
+            ticks = np.arange(max(math.floor(duration * fps), 1)) * rate / fps
+        else:
+            ticks = np.linspace(0, duration, int(self.max_seconds * fps)) * rate
+        indices = np.unique(np.minimum(np.ceil(ticks).astype(np.int64), total - 1))
+        if int(self.max_seconds * fps) >= total and duration > self.max_seconds:
+            indices = np.arange(total)
+        if options.max_frames is not None and len(indices) > options.max_frames:
+            indices = indices[np.linspace(0, len(indices) - 1, options.max_frames).round().astype(int)]
+        return np.append(indices, indices[-1:]) if len(indices) % 2 else indices
+
+
+def check_video(total: int, rate: float, options: MediaOptions) -> None:
+    """Raise ProcessingError for a video without frames or rate, or limits that leave nothing."""
+    if total < 1 or not rate > 0:
+        raise ProcessingError(f"a video needs frames and a rate above 0; found {total} frames at {rate} a second")
+    if options.fps is not None and not options.fps > 0:
+        raise ProcessingError(f"fps must be above 0, got {options.fps}")
+    if options.max_frames is not None and options.max_frames < 1:
+        raise ProcessingError(f"max_frames must be at least 1, got {options.max_frames}")
