@@ -35,7 +35,7 @@ def build(
     """Run `processor` on `text` with media.
 
     Args:
-        pictures: (height, width) each; nested in one list a row where a processor wants them so.
+        pictures: (height, width) each, or (height, width, n) to repeat every pixel n x n times; nested in one list a row where a processor wants them so.
         videos: (frames, height, width) each.
         sounds: samples each.
         drop: outputs of the processor that are no input of the model.
@@ -45,9 +45,10 @@ def build(
     raw: dict[str, np.ndarray] = {}
     given: dict[str, Any] = dict(arguments or {})
 
-    def picture(size: tuple[int, int]) -> Image.Image:
+    def picture(size: tuple[int, ...]) -> Image.Image:
         index = sum(key.startswith("image") for key in raw)
-        raw[f"image{index}"] = hashed.image(f"{name}.{index}", *size)
+        small = hashed.image(f"{name}.{index}", *size[:2])
+        raw[f"image{index}"] = small.repeat(size[2], axis=0).repeat(size[2], axis=1) if len(size) == 3 else small
         return Image.fromarray(raw[f"image{index}"])
 
     if pictures:

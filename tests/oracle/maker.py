@@ -102,11 +102,16 @@ def make(spec: Spec, root: Path = GOLDENS) -> Path:
         "end_of_sequence": end_of_sequence(model),
         "cases": about,
         "tensors": tensors,
-        "layouts": {"hub": hub, "transformers": saved},
+        "layouts": {"hub": "transformers" if hub == saved else same(hub), "transformers": same(saved)},
     }
     write_manifest(folder / "manifest.json", manifest)
     verify(spec, type(model), folder, cases[0])
     return folder
+
+
+def same(recipes: dict[str, Any]) -> dict[str, Any]:
+    """None for tensors stored whole under their own name."""
+    return {name: None if recipe == name else recipe for name, recipe in recipes.items()}
 
 
 def fill(model: PreTrainedModel, spec: Spec) -> dict[str, Any]:
@@ -229,6 +234,9 @@ def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         elif key == "layouts":
             parts = []
             for layout, recipes in value.items():
+                if isinstance(recipes, str):
+                    parts.append(f'  "{layout}": {json.dumps(recipes)}')
+                    continue
                 body = ",\n".join(f"   {json.dumps(k)}: {json.dumps(v)}" for k, v in recipes.items())
                 parts.append(f'  "{layout}": {{\n{body}\n  }}')
             lines.append(' "layouts": {\n' + ",\n".join(parts) + "\n }")

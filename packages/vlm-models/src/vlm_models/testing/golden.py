@@ -12,7 +12,8 @@ A golden is a folder:
 
 Float outputs are rounded to 16 significant bits (4e-6 relative), to keep the files small.
 Weights are hashed from the tensor's name in transformers' own state_dict (layout `memory`). The layouts `hub` (as published)
-and `transformers` (as save_pretrained writes) describe each stored tensor as pieces of those.
+and `transformers` (as save_pretrained writes) describe each stored tensor as pieces of those: null is the tensor of the same name whole, and
+a layout may name another that it equals.
 
 Knows numpy and safetensors. Does not know MLX or transformers, so that the oracle can load it by path next to `hashed`.
 """
@@ -108,7 +109,10 @@ class Golden:
         """Every tensor of a checkpoint in `layout`: hub, transformers or memory."""
         if layout == "memory":
             return dict(self.memory)
-        return {name: assemble(recipe, self.memory) for name, recipe in self.manifest["layouts"][layout].items()}
+        recipes = self.manifest["layouts"][layout]
+        if isinstance(recipes, str):
+            return self.tensors(recipes)
+        return {name: assemble(recipe or name, self.memory) for name, recipe in recipes.items()}
 
 
 def assemble(recipe: str | Mapping[str, Any], memory: Mapping[str, np.ndarray]) -> np.ndarray:
