@@ -29,6 +29,7 @@ class MediaPolicy:
         max_audio_seconds: Length of an audio.
         max_video_seconds: Length of a video.
         max_video_frames: Frames that a video file may hold.
+        max_decode_seconds: Time that decoding one video may take.
         max_sampled_frames: Frames taken from one video.
         max_sampled_pixels: Pixels of all frames taken from one video.
     """
@@ -44,6 +45,7 @@ class MediaPolicy:
     max_audio_seconds: float = 4 * 3600.0
     max_video_seconds: float = 4 * 3600.0
     max_video_frames: int = 1_000_000
+    max_decode_seconds: float = 3600.0
     max_sampled_frames: int = 2048
     max_sampled_pixels: int = 2_000_000_000
 
@@ -75,6 +77,7 @@ class MediaPolicy:
             max_audio_seconds=1800.0,
             max_video_seconds=1800.0,
             max_video_frames=120_000,
+            max_decode_seconds=60.0,
             max_sampled_frames=768,
             max_sampled_pixels=500_000_000,
         )
@@ -82,5 +85,5 @@ class MediaPolicy:
 
 _LIMITS = (
     *("max_bytes", "max_fetch_seconds", "max_pixels", "max_audio_seconds", "max_video_seconds"),
-    *("max_video_frames", "max_sampled_frames", "max_sampled_pixels"),
+    *("max_video_frames", "max_decode_seconds", "max_sampled_frames", "max_sampled_pixels"),
 )
