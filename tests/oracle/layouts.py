@@ -30,8 +30,10 @@ def float_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return found
 
 
-def derive(model: PreTrainedModel, to_hub: Rename | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Recipes of the layouts `transformers` and `hub`. Overwrites the model's weights.
+def derive(
+    model: PreTrainedModel, to_hub: Rename | None, more: Mapping[str, Rename]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:
+    """Recipes of the layouts `transformers` and `hub`, and of further ones. Overwrites the model's weights.
 
     Raises:
         ValueError: a stored tensor is not made of the model's elements, or the model is too large to number.
@@ -56,7 +58,11 @@ def derive(model: PreTrainedModel, to_hub: Rename | None) -> tuple[dict[str, Any
     hub_arrays = to_hub(dict(numbered)) if to_hub else numbered
     hub = {name: recipe(array, starts, shapes) for name, array in hub_arrays.items()}
     whole = {name: name for name in integers}
-    return saved | whole, hub | whole
+    further = {
+        layout: {name: recipe(array, starts, shapes) for name, array in rename(dict(numbered)).items()}
+        for layout, rename in more.items()
+    }
+    return saved | whole, hub | whole, further
 
 
 def recipe(array: np.ndarray, starts: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> Any:

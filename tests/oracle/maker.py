@@ -40,6 +40,7 @@ class CaseSpec:
     greedy: int = 6
     extras: Callable[[PreTrainedModel, dict[str, Any]], Outputs] | None = None
     not_for_forward: tuple[str, ...] = ()
+    not_for_greedy: tuple[str, ...] = ("position_ids",)
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Spec:
         to_hub: names (and shapes) of the published layout, from what save_pretrained writes; None where they agree.
         spread: overrides the spread of a tensor by returning (mean, std).
         files: file name -> text or JSON, by folder `shared`, `hub`, `transformers`.
-        drop: hub-only differences in which tensors exist are made in `to_hub`.
+        more: further layouts by name, that the reference cannot load: (names and shapes, configuration).
     """
 
     family: str
@@ -66,23 +67,26 @@ class Spec:
     zero_centred_norms: bool = False
     prepare: Callable[[PreTrainedModel], None] | None = None
     tolerance: float = 1e-5
+    more: Mapping[str, tuple[Rename, Callable[[dict[str, Any]], dict[str, Any]]]] = field(default_factory=dict)
 
 
 def make(spec: Spec, root: Path = GOLDENS) -> Path:
     """Write the golden of `spec`, then load it back through both layouts and compare."""
     model = spec.build().eval().float()
-    saved, hub = derive(model, spec.to_hub)
+    saved, hub, further = derive(model, spec.to_hub, {name: rename for name, (rename, _) in spec.more.items()})
     tensors = fill(model, spec)
     if spec.prepare:
         spec.prepare(model)
     folder = root / spec.family / spec.name
     if folder.exists():
         shutil.rmtree(folder)
-    for part in ("shared", "hub", "transformers"):
+    for part in ("shared", "hub", "transformers", *spec.more):
         (folder / part).mkdir(parents=True)
     config = saved_config(model)
     write(folder / "transformers/config.json", config)
     write(folder / "hub/config.json", spec.hub_config(json.loads(json.dumps(config))))
+    for name, (_, to_config) in spec.more.items():
+        write(folder / name / "config.json", to_config(json.loads(json.dumps(config))))
     for part, files in spec.files.items():
         for name, content in files.items():
             write(folder / part / name, content)
@@ -102,7 +106,8 @@ def make(spec: Spec, root: Path = GOLDENS) -> Path:
         "end_of_sequence": end_of_sequence(model),
         "cases": about,
         "tensors": tensors,
-        "layouts": {"hub": "transformers" if hub == saved else same(hub), "transformers": same(saved)},
+        "layouts": {"hub": "transformers" if hub == saved else same(hub), "transformers": same(saved)}
+        | {name: same(recipes) for name, recipes in further.items()},
     }
     write_manifest(folder / "manifest.json", manifest)
     verify(spec, type(model), folder, cases[0])
@@ -141,7 +146,7 @@ def run(model: PreTrainedModel, case: CaseSpec) -> dict[str, dict[str, np.ndarra
         raise ValueError(f"{case.name}: the reference's logits are not finite")
     outputs: dict[str, Any] = {"logits": logits}
     if case.greedy:
-        outputs |= greedy(model, {k: v for k, v in inputs.items() if k != "position_ids"}, case.greedy)
+        outputs |= greedy(model, {k: v for k, v in inputs.items() if k not in case.not_for_greedy}, case.greedy)
     if case.extras:
         outputs |= case.extras(model, inputs)
     return {

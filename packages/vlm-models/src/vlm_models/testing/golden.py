@@ -34,7 +34,6 @@ from safetensors.numpy import save_file
 from . import hashed
 
 LAYOUTS = ("hub", "transformers", "memory")
-_FOLDERS = {"hub": ("shared", "hub"), "transformers": ("shared", "transformers"), "memory": ("shared", "transformers")}
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,8 @@ class Case:
     @property
     def valid(self) -> np.ndarray:
         """Positions that count, bool [batch, positions]."""
-        mask = self.inputs.get("attention_mask")
+        is_decoder = "decoder_input_ids" in self.inputs
+        mask = self.inputs.get("decoder_attention_mask" if is_decoder else "attention_mask")
         return np.ones(self.outputs["logits"].shape[:2], bool) if mask is None else mask.astype(bool)
 
 
@@ -93,7 +93,7 @@ class Golden:
 
     def config(self, layout: str = "transformers") -> dict[str, Any]:
         """The config.json that goes with `layout`."""
-        return json.loads((self.folder / _FOLDERS[layout][-1] / "config.json").read_text())
+        return json.loads((self.folder / _files_of(layout) / "config.json").read_text())
 
     @cached_property
     def memory(self) -> dict[str, np.ndarray]:
@@ -106,13 +106,17 @@ class Golden:
         }
 
     def tensors(self, layout: str) -> dict[str, np.ndarray]:
-        """Every tensor of a checkpoint in `layout`: hub, transformers or memory."""
+        """Every tensor of a checkpoint in `layout`: one of LAYOUTS, or a further one that the manifest names."""
         if layout == "memory":
             return dict(self.memory)
         recipes = self.manifest["layouts"][layout]
         if isinstance(recipes, str):
             return self.tensors(recipes)
         return {name: assemble(recipe or name, self.memory) for name, recipe in recipes.items()}
+
+
+def _files_of(layout: str) -> str:
+    return "transformers" if layout == "memory" else layout
 
 
 def assemble(recipe: str | Mapping[str, Any], memory: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -137,7 +141,7 @@ def materialise(golden: Golden, folder: Path, layout: str, *, num_shards: int = 
         `folder`, made if need be.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for part in _FOLDERS[layout]:
+    for part in ("shared", _files_of(layout)):
         for path in sorted((golden.folder / part).glob("*")):
             shutil.copyfile(path, folder / path.name)
     tensors = golden.tensors(layout)
