@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from .engine.core import EngineCore, EngineOptions, EngineStats
     from .engine.front import Engine
     from .loading.hub import cached_models, resolve_checkpoint
+    from .media.policy import MediaPolicy
     from .options import GenerateOptions
     from .processor import Processor
     from .request import Event, Request, SamplingParams, ThinkingParams, TokenLogprob
     from .results import GenerationResult
+    from .text.reasoning import ReasoningSplitter
 
 __version__ = "0.1.0"
 
@@ -39,6 +41,8 @@ _HOMES = {
     "EngineStats": ".engine.core",
     "Event": ".request",
     "GenerateOptions": ".options",
+    "MediaPolicy": ".media.policy",
+    "ReasoningSplitter": ".text.reasoning",
     "GenerationResult": ".results",
     "Processor": ".processor",
     "Request": ".request",
@@ -69,7 +73,9 @@ __all__ = [
     "Event",
     "GenerateOptions",
     "GenerationResult",
+    "MediaPolicy",
     "Processor",
+    "ReasoningSplitter",
     "Request",
     "SamplingParams",
     "ThinkingParams",

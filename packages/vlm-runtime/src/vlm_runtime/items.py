@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .processor import Processor
 
 
+MOST_FRAMES = 8
+
+
 class ItemCache:
     """Processed media by digest, least recently used out first; turns about one picture resize it once."""
 
@@ -66,6 +69,15 @@ def read_items(processor: Processor, references: Sequence[MediaRef], options: Ge
     return items
 
 
+def as_frames(video: Any, options: GenerateOptions) -> list[Any]:
+    """Frames of a video as images, for families that have no form of their own for it: one a second, 8 at most, unless
+    options say otherwise."""
+    from .media.video import EvenSampling, load_video  # PyAV, paid only when there is a video
+
+    sample = EvenSampling(fps=options.fps or 1.0, max_frames=options.max_frames or MOST_FRAMES)
+    return list(load_video(video, options.media_policy, sample=sample).frames)
+
+
 def _read(processor: Processor, reference: MediaRef, options: GenerateOptions, given: MediaOptions) -> MediaItem:
     processing: Processing = processor.processing
     policy = options.media_policy
@@ -79,7 +91,11 @@ def _read(processor: Processor, reference: MediaRef, options: GenerateOptions, g
         audio = load_audio(reference.source, policy, sample_rate=processing.sample_rate)
         return keyed(audio.digest, lambda: processing.audio(audio.pcm, audio.rate, given))
     if reference.kind == "video":
-        raise MediaError("video: cannot be read in this version; give its frames as images")
+        from .media.video import load_video  # as above
+
+        video = load_video(reference.source, policy, sample=lambda total, rate: processing.sample(total, rate, given))
+        lasting = replace(given, duration=video.duration)
+        return keyed(video.digest, lambda: processing.video(video.frames, video.timestamps, lasting))
     from .media.image import load_image  # Pillow, paid only when there is an image
 
     image = load_image(reference.source, policy)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import ContextError, PlaceholderError, PromptError
-from .items import read_items
+from .items import as_frames, read_items
 from .loading.rendered import MediaKind, MediaRef, Rendered
 from .options import GenerateOptions
 from .processor import KINDS, Processor
@@ -56,6 +56,9 @@ def arrange(processor: Processor, prompt: str, media: Media, options: GenerateOp
 
     Raises PromptError for nothing at all, PlaceholderError for counts that differ."""
     given = {kind: list(media.get(kind, ())) for kind in KINDS}
+    if given["video"] and "video" in processor.family.modalities and "video" not in processor.kinds:
+        frames = [frame for video in given["video"] for frame in as_frames(video, options)]
+        given = {**given, "image": [*given["image"], *frames], "video": []}
     named = list(prompt.media) if isinstance(prompt, Rendered) else []
     if not named and any(given.values()) and not any(processor.count_placeholders(prompt).values()):
         prompt = _wrap(processor, prompt, given, options)

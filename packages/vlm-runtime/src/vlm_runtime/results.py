@@ -16,6 +16,7 @@ class GenerationResult:
     cached_tokens: prompt tokens that earlier work served. prompt_tps: prompt tokens over the time to the first token;
     generation_tps: further tokens over the time since. peak_memory: GB of device memory, this process. finish_reason: None while
     more comes. index: which of `n` answers. time_to_first_token: seconds, media and tokenizing included.
+    stop_string: the one that ended the answer.
     """
 
     text: str
@@ -31,6 +32,7 @@ class GenerationResult:
     finish_reason: FinishReason | None = None
     index: int = 0
     time_to_first_token: float = 0.0
+    stop_string: str | None = None
 
     def __str__(self) -> str:
         return self.text

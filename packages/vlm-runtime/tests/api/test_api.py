@@ -250,6 +250,16 @@ def test_thinking_budget(loaded: Loaded) -> None:
     assert "\n</think>" in result.text
 
 
+def test_video_frames(loaded: Loaded, pictures: list[str], tmp_path: Path) -> None:
+    frames = [Image.open(pictures[i]).resize((56, 56)) for i in range(4)]
+    frames[0].save(tmp_path / "v.gif", save_all=True, append_images=frames[1:], duration=500)
+    first = generate(*loaded, "What happens?", video=str(tmp_path / "v.gif"), max_tokens=4, fps=2.0)
+    assert first.generation_tokens == 4
+    array = np.stack([np.asarray(frame.convert("RGB")) for frame in frames])
+    again = generate(*loaded, "What happens?", video=array, max_tokens=4)
+    assert again.prompt_tokens == first.prompt_tokens
+
+
 @pytest.mark.parametrize("given", [8, "4", "mxfp8", "nvfp4"])
 def test_quantizing_while_loading(checkpoint: Path, pictures: list[str], given: int | str) -> None:
     model, processor = load(checkpoint, quantize=given)

@@ -89,4 +89,5 @@ class Answer:
             finish_reason=reason,
             index=event.index,
             time_to_first_token=waited,
+            stop_string=self._stop.found,
         )

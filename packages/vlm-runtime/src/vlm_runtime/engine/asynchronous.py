@@ -39,6 +39,10 @@ class AsyncEngine:
         parsed = GenerateOptions.parse({**self.defaults, **options})
         return await asyncio.to_thread(ask, self.model, self.processor, prompt, image, audio, video, parsed, started)
 
+    def run(self, asking: Asking) -> AsyncGenerator[GenerationResult, None]:
+        """Hand a prepared request in; results as the tokens come. Closing the iterator cancels the rest."""
+        return run(asking)
+
     async def stream(
         self, prompt: str = "", image: Any = None, audio: Any = None, video: Any = None, **options: Any
     ) -> AsyncGenerator[GenerationResult, None]:
