@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .errors import OptionError
 from .request import Grammar, SamplingParams, ThinkingParams
 
 if TYPE_CHECKING:
-    from vlm_models import MediaOptions
+    from vlm_models import MediaOptions, Model
 
     from .cache import CacheOptions, VisionFeatureCache
+    from .engine.speculation import Drafter
     from .media.policy import MediaPolicy
     from .processor import Processor
 
@@ -35,7 +37,8 @@ class GenerateOptions:
     logit_bias: token id (or its decimal text) -> added value. stop: strings. eos_tokens: further ids or texts that end an
     answer. prefill_step_size: tokens of a prefill chunk. system: put before a prompt that is wrapped as a user turn.
     chat_template: source to use instead of the checkpoint's. grammar: an object of the `Grammar` protocol, for structured output.
-    media_policy: what media may be opened; None trusts the local user. timeout: seconds for the whole request.
+    prompt_lookup: tokens to guess from repetitions in the prompt; draft_model: a smaller model (from `load`) that guesses
+    num_draft_tokens (4); neither changes an answer. media_policy: what media may be opened; None trusts the local user. timeout: seconds for the whole request.
     """
 
     max_tokens: int | None = None
@@ -79,6 +82,9 @@ class GenerateOptions:
     vision_cache: VisionFeatureCache | None = None
     media_policy: MediaPolicy | None = None
     use_prefix_cache: bool | None = None
+    prompt_lookup: int | None = None
+    draft_model: Model | None = None
+    num_draft_tokens: int | None = None
     priority: int | None = None
     timeout: float | None = None
     verbose: bool | None = None
@@ -195,6 +201,22 @@ class GenerateOptions:
             value_bits=_positive("kv_value_bits", self.kv_value_bits),
             max_kv_size=self.max_kv_size,
         )
+
+    def drafter(self) -> Callable[[], Drafter] | None:
+        """What makes the engine's drafter, if one is asked for. Raises OptionError."""
+        if self.num_draft_tokens is not None and self.draft_model is None:
+            raise OptionError(
+                "num_draft_tokens: expected draft_model beside it; for prompt_lookup give its number there"
+            )
+        if self.draft_model is None and self.prompt_lookup is None:
+            return None
+        from .engine.speculation import DraftModel, PromptLookup  # as in media
+
+        if self.draft_model is not None and self.prompt_lookup is not None:
+            raise OptionError("prompt_lookup: expected either this or draft_model, got both")
+        if self.prompt_lookup is not None:
+            return partial(PromptLookup, self.prompt_lookup)
+        return partial(DraftModel, self.draft_model, 4 if self.num_draft_tokens is None else self.num_draft_tokens)
 
     @property
     def chunk_tokens(self) -> int:

@@ -285,6 +285,16 @@ def test_logprobs(loaded: Loaded) -> None:
     assert generate(*loaded, "Say hello.", max_tokens=4).logprobs == ()
 
 
+def test_speculation_changes_nothing(loaded: Loaded, checkpoint: Path, pictures: list[str]) -> None:
+    plain = generate(*loaded, "Describe it.", pictures[0], max_tokens=20)
+    draft, _ = load(checkpoint)
+    for options in ({"prompt_lookup": 4}, {"draft_model": draft, "num_draft_tokens": 3}):
+        assert generate(*loaded, "Describe it.", pictures[0], max_tokens=20, **options).tokens == plain.tokens
+        assert engine_of(*loaded, **options).stats.drafted >= 0
+    with pytest.raises(OptionError, match="draft_model"):
+        generate(*loaded, "Describe it.", pictures[0], num_draft_tokens=3)
+
+
 def test_leaving_a_stream_cancels_it(loaded: Loaded) -> None:
     stream = stream_generate(*loaded, "Say hello.", max_tokens=400)
     next(stream)

@@ -120,17 +120,23 @@ def engine_for(model: Model, processor: Processor, options: GenerateOptions) -> 
     """The engine of a model for these cache options; started at the first call."""
     if not isinstance(processor, Processor):
         raise OptionError(f"processor: expected what load() returns, got {type(processor).__name__}")
-    form = (id(model), options.cache(), options.chunk_tokens)
+    guesses = (options.prompt_lookup, id(options.draft_model), options.num_draft_tokens)
+    form = (id(model), options.cache(), options.chunk_tokens, guesses)
+    drafter = options.drafter()
     engines: OrderedDict[Any, Engine] = processor.engines
     with processor.lock:
         engine = engines.get(form)
         if engine is None:
             # lazily loaded weights belong to the thread that loaded them; the engine's could not read them
             mx.eval(model.parameters())
+            if options.draft_model is not None:
+                _check_draft(options.draft_model, processor)
+                mx.eval(options.draft_model.parameters())
             settings = EngineOptions(
                 Limits(chunk_tokens=options.chunk_tokens, step_tokens=options.chunk_tokens),
                 options.cache(),
                 max_context=processor.max_context,
+                drafter=drafter,
             )
             engine = engines[form] = Engine(
                 model, settings, model_key=processor.model_key, vision_cache=processor.vision_cache
@@ -140,6 +146,13 @@ def engine_for(model: Model, processor: Processor, options: GenerateOptions) -> 
             if len(engines) > MOST_ENGINES and key != form and idle.num_open == 0:
                 engines.pop(key).close()
     return engine
+
+
+def _check_draft(draft: Model, processor: Processor) -> None:
+    config: Any = draft.config
+    size = (config.get("text_config") or {}).get("vocab_size") or config.get("vocab_size")
+    if size != processor.vocabulary_size:
+        raise OptionError(f"draft_model: expected a vocabulary of {processor.vocabulary_size} tokens, got {size}")
 
 
 def close_engines(processor: Processor) -> None:

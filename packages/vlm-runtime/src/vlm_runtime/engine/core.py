@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 import mlx.core as mx
+import numpy as np
 
 from vlm_models import Model
 
@@ -24,28 +25,33 @@ from ..scheduler import Chunk, Limits, QueueFull, Scheduler, Ticket, TooLarge
 from .runner import Prefill, Runner
 from .sampler import Row, Sampled, sample
 from .sequence import Sequence
+from .speculation import Drafter, check_speculation
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """limits: of the scheduler. cache: form of the caches. prefix_bytes: budget of caches kept for later prompts; 0 keeps none.
-    max_context: most tokens of prompt and answer; None: no limit."""
+    max_context: most tokens of prompt and answer; None: no limit. drafter: makes the engine's drafter, on its thread; None: no
+    speculation."""
 
     limits: Limits = field(default_factory=Limits)
     cache: CacheOptions = field(default_factory=CacheOptions)
     prefix_bytes: int = 1 << 30
     max_context: int | None = None
+    drafter: Callable[[], Drafter] | None = None
 
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What the engine holds now, and what its caches did."""
+    """What the engine holds now, and what its caches did. drafted, accepted: tokens guessed, and those that were right."""
 
     waiting: int
     running: int
     cache_bytes: int
     prefix: CacheStats
     vision: CacheStats
+    drafted: int = 0
+    accepted: int = 0
 
 
 @dataclass(eq=False)
@@ -82,6 +88,10 @@ class EngineCore:
         self.vision_cache = vision_cache if vision_cache is not None else VisionFeatureCache()
         self.prefixes = PrefixIndex(self.options.prefix_bytes)
         self._clock = clock
+        self._drafter = None if self.options.drafter is None else self.options.drafter()
+        self._drafted = self._accepted = 0
+        if self._drafter is not None:
+            check_speculation(self.runner)
         self._sequences: dict[int, Sequence] = {}
         self._work: dict[int, Prefill] = {}
         self._slots: list[Sequence | None] = []
@@ -127,6 +137,8 @@ class EngineCore:
             held,
             self.prefixes.stats,
             self.vision_cache.stats,
+            self._drafted,
+            self._accepted,
         )
 
     def clear_caches(self) -> None:
@@ -252,6 +264,8 @@ class EngineCore:
         self.runner.join(free, work)
         self._slots[free] = sequence
         sequence.slot, sequence.cached = free, work.done
+        if self._drafter is not None:
+            self._drafter.join(free, sequence, self.runner.num_slots)
 
     # decode ----------------------------------------------------------------------------------------------------------
 
@@ -259,6 +273,8 @@ class EngineCore:
         if self._flight is not None and (self._must_read() or self._can_shrink()):
             self._read()
         self._shrink()
+        if self._drafter is not None and self._speculate(self._drafter):
+            return
         flight, self._flight = self._flight, None
         try:
             launched = self._launch(flight)
@@ -269,6 +285,67 @@ class EngineCore:
         self._flight = flight
         self._read()
         self._flight = launched if self._sequences else None
+
+    def _speculate(self, drafter: Drafter) -> bool:
+        """Draft, check and commit for all rows at once; False where nothing was drafted, so that a plain step is due."""
+        self._read()
+        rows = [row if row is not None and len(row.tokens) < self._most_tokens(row) else None for row in self._slots]
+        # grammars and thinking budgets move with each token: such rows take one at a time
+        most = [
+            0
+            if row is None or row.grammar is not None or row.thinking is not None
+            else min(drafter.num_drafts, self._most_tokens(row) - len(row.tokens) - 1)
+            for row in rows
+        ]
+        try:
+            drafts = drafter.propose(rows, most) if any(most) else []
+            if not any(drafts):
+                return False
+            self._verify(rows, drafts)
+        except Exception as error:  # noqa: BLE001 - see _decode
+            self._fail_rows(error)
+        return True
+
+    def _verify(self, rows: list[Sequence | None], drafts: list[list[int]]) -> None:
+        width = 1 + max(len(draft) for draft in drafts)
+        table = np.zeros((len(rows), width), np.int32)
+        for slot, row in enumerate(rows):
+            if row is not None:
+                table[slot, : 1 + len(drafts[slot])] = [row.tokens[-1], *drafts[slot]]
+        starts, deltas, adapters = self._standing(rows)
+        logits = self.runner.verify(mx.array(table), starts, deltas, adapters)
+        draws = [
+            sample(
+                logits[:, at],
+                [row.row(ahead=drafts[slot][:at]) if row is not None else None for slot, row in enumerate(rows)],
+            )
+            for at in range(width)
+        ]
+        mx.eval([array for drawn in draws for array in drawn.arrays()])
+        read = [drawn.read() for drawn in draws]
+        for slot, row in enumerate(rows):
+            if row is None:
+                continue
+            kept = 1
+            while kept <= len(drafts[slot]) and read[kept - 1][0][slot] == drafts[slot][kept - 1]:
+                kept += 1
+            row.cached += kept
+            self.scheduler.decoded([row.id], kept)
+            self._drafted += len(drafts[slot])
+            self._accepted += kept - 1
+            for at in range(kept):
+                if not row.is_finished:
+                    token, logprob = read[at][0][slot], read[at][1][slot]
+                    self._guard(row.id, lambda s, t=token, p=logprob: self._commit(s, t, p))  # type: ignore[misc]
+
+    def _standing(self, rows: list[Sequence | None]) -> tuple[list[int], list[int], list[str | None]]:
+        """Per slot: tokens in the caches, position minus index, adapter. Idle slots stand where the shortest row does."""
+        idle = min(row.cached for row in rows if row is not None)
+        return (
+            [idle if row is None else row.cached for row in self._slots],
+            [0 if row is None else row.prompt.position_delta for row in self._slots],
+            [None if row is None else row.prompt.adapter for row in self._slots],
+        )
 
     def _must_read(self) -> bool:
         """Whether a row's next draw depends on the token in flight, or the batch's shape changed since."""
@@ -289,6 +366,8 @@ class EngineCore:
             return
         active = [slot for slot, row in enumerate(self._slots) if row is not None]
         self.runner.keep_slots(active)
+        if self._drafter is not None:
+            self._drafter.keep_slots(active, self.runner.num_slots)
         rows = [self._slots[slot] for slot in active]
         self._slots = rows + [None] * (self.runner.num_slots - len(rows))
         for slot, row in enumerate(rows):
@@ -318,10 +397,7 @@ class EngineCore:
         active = [row for row in rows if row is not None]
         if not active:
             return None
-        idle = min(row.cached for row in active)
-        starts = [idle if row is None else row.cached for row in self._slots]
-        deltas = [0 if row is None else row.prompt.position_delta for row in self._slots]
-        adapters = [None if row is None else row.prompt.adapter for row in self._slots]
+        starts, deltas, adapters = self._standing(rows)
         known = mx.array([row.tokens[-1] if row is not None else 0 for row in self._slots], mx.int32)
         tokens = known
         if flight is not None and any(pending):

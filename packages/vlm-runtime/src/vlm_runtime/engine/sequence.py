@@ -81,10 +81,11 @@ class Sequence:
         """Whether its next token must be known before the one after it can be queued."""
         return self.grammar is not None or (self.thinking is not None and self.thinking.is_near)
 
-    def row(self, *, is_pending: bool = False) -> Row:
-        """What its next draw needs. Raises what its grammar raises."""
+    def row(self, *, is_pending: bool = False, ahead: list[int] | None = None) -> Row:
+        """What its next draw needs, or the one after the tokens `ahead`. Raises what its grammar raises."""
         params = self.params
-        index = len(self.tokens) + is_pending
+        tokens = [*self.tokens, *ahead] if ahead else self.tokens
+        index = len(tokens) + is_pending
         banned = sorted(params.stop_tokens) if index < params.min_tokens else ()
         forced = self.thinking.forced if self.thinking is not None else None
         allowed = None
@@ -93,7 +94,7 @@ class Sequence:
         tail: list[int] = []
         if params.repeats:
             tail = self.prompt.tokens[-params.repetition_context_size :].tolist()
-        return Row(params, self.seed, index, tail, self.tokens, is_pending, banned, allowed, forced)
+        return Row(params, self.seed, index, tail, tokens, is_pending, banned, allowed, forced)
 
     def accept(self, token: int) -> None:
         """A token was chosen. Raises what its grammar raises."""
