@@ -1,0 +1,134 @@
+"""OpenAI's chat completions; /generate is the same under another name."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vlm_runtime import GenerationResult
+
+from .errors import ApiError
+from .fields import ChatBody
+from .residents import Residents
+from .sse import event, stream
+from .structure import structure
+from .turns import Ask, Piece, Turn, Whole, timings, usage
+
+FINISH = {"stop": "stop", "length": "length", "cancelled": "stop", "error": "stop"}
+
+
+async def chat(body: ChatBody, request: Request, residents: Residents) -> Response:
+    """Answer a chat; `stream` by server-sent events."""
+    resident = await residents.get(body.model, body.adapter_path)
+    turn = await Turn.prepare(resident, ask_of(body, resident.processor), residents.settings)
+    about = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": resident.name}
+    if body.metadata is not None:
+        about["metadata"] = body.metadata
+    if body.stream:
+        return stream(_chunks(turn, body, about, resident.processor), event)
+    answers = await turn.whole(request)
+    return JSONResponse(
+        {
+            **about,
+            "object": "chat.completion",
+            "choices": [_choice(index, answer, body, resident.processor) for index, answer in enumerate(answers)],
+            "usage": usage([answer.last for answer in answers]),
+            "timings": timings(answers[0].last),
+        }
+    )
+
+
+def ask_of(body: ChatBody, processor: Any) -> Ask:
+    """A body as a request to the runtime. Raises ApiError."""
+    options = body.options()
+    if body.max_tokens is not None and body.max_completion_tokens not in (None, body.max_tokens):
+        raise ApiError(400, "max_completion_tokens: differs from max_tokens", param="max_completion_tokens")
+    most = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
+    if most is not None:
+        options["max_tokens"] = most
+    if body.n != 1:
+        options["n"] = body.n
+    if body.top_logprobs is not None and not body.logprobs:
+        raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
+    if body.logprobs:
+        options |= {"logprobs": True, "top_logprobs": body.top_logprobs or 0}
+    if body.reasoning_effort is not None and body.enable_thinking is None:
+        options["enable_thinking"] = body.reasoning_effort != "none"
+    if body.stream_options is not None and not body.stream:
+        raise ApiError(400, "stream_options: needs stream to be true", param="stream_options")
+    extra, template = structure(
+        processor, response_format=body.response_format, tools=body.tools, tool_choice=body.tool_choice
+    )
+    return Ask(body.messages, options | extra, template)
+
+
+def _choice(index: int, answer: Whole, body: ChatBody, processor: Any) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+    if answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
+    return {
+        "index": index,
+        "message": message,
+        "finish_reason": FINISH[answer.last.finish_reason or "stop"],
+        "logprobs": _logprobs(answer.last, processor) if body.logprobs else None,
+    }
+
+
+async def _chunks(turn: Turn, body: ChatBody, about: dict[str, Any], processor: Any) -> AsyncGenerator[str, None]:
+    wants_usage = body.stream_options is not None and body.stream_options.include_usage
+    base = {**about, "object": "chat.completion.chunk"}
+    last: dict[int, GenerationResult] = {}
+
+    def chunk(index: int, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> str:
+        choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
+        return event({**base, "choices": [choice], **({"usage": None} if wants_usage else {})})
+
+    async with aclosing(turn.pieces()) as pieces:
+        async for piece in pieces:
+            if piece.index not in last:
+                yield chunk(piece.index, {"role": "assistant", "content": ""})
+            last[piece.index] = piece.result
+            logprobs = _last_logprob(piece.result, processor) if body.logprobs else None
+            if delta := _delta(piece):
+                yield chunk(piece.index, delta, None, logprobs)
+            elif logprobs is not None:
+                yield chunk(piece.index, {}, None, logprobs)
+            if piece.result.finish_reason is not None:
+                yield chunk(piece.index, {}, FINISH[piece.result.finish_reason])
+    answers = [last[index] for index in sorted(last)]
+    if wants_usage:
+        yield event({**base, "choices": [], "usage": usage(answers), "timings": timings(answers[0])})
+    yield event("[DONE]")
+
+
+def _delta(piece: Piece) -> dict[str, Any]:
+    delta = {}
+    if piece.reasoning:
+        delta["reasoning_content"] = piece.reasoning
+    if piece.content:
+        delta["content"] = piece.content
+    return delta
+
+
+def _logprobs(result: GenerationResult, processor: Any) -> dict[str, Any]:
+    return {"content": [_logprob(entry, processor) for entry in result.logprobs], "refusal": None}
+
+
+def _last_logprob(result: GenerationResult, processor: Any) -> dict[str, Any] | None:
+    if not result.logprobs:
+        return None
+    return {"content": [_logprob(result.logprobs[-1], processor)], "refusal": None}
+
+
+def _logprob(entry: Any, processor: Any) -> dict[str, Any]:
+    def one(token: int, logprob: float) -> dict[str, Any]:
+        text = processor.tokenizer.decode([token], skip_special_tokens=False)
+        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+
+    return {**one(entry.token, entry.logprob), "top_logprobs": [one(*pair) for pair in entry.top]}

@@ -1,0 +1,45 @@
+"""Prometheus metrics: requests and times by route; what each resident model holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from .residents import Residents
+
+
+class Metrics:
+    """Counters that routes fill."""
+
+    def __init__(self, registry: CollectorRegistry, residents: Residents) -> None:
+        self.requests = Counter(
+            "vlm_requests", "Requests by route and status.", ["method", "path", "status"], registry=registry
+        )
+        self.seconds = Histogram("vlm_request_seconds", "Time to the response's head.", ["path"], registry=registry)
+        registry.register(_Held(residents))
+
+
+class _Held(Collector):
+    """Read when asked, so that nothing has to be kept in step."""
+
+    def __init__(self, residents: Residents) -> None:
+        self._residents = residents
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        models = self._residents.all
+        size = GaugeMetricFamily("vlm_model_bytes", "Weights of a resident model.", labels=["model"])
+        busy = GaugeMetricFamily("vlm_model_requests", "Requests a resident model is answering.", labels=["model"])
+        for resident in models:
+            size.add_metric([resident.name], resident.num_bytes)
+            busy.add_metric([resident.name], resident.in_use)
+        yield size
+        yield busy
+        vision = GaugeMetricFamily("vlm_vision_cache", "Vision features.", labels=["model", "measure"])
+        for resident in models:
+            stats = resident.processor.vision_cache.stats
+            for measure in ("hits", "misses", "evictions", "bytes"):
+                vision.add_metric([resident.name, measure], getattr(stats, measure))
+        yield vision

@@ -1,0 +1,222 @@
+"""OpenAI's responses: items in, items out, conversations kept in memory by id."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vlm_runtime import GenerationResult
+
+from .errors import ApiError
+from .fields import ResponsesBody
+from .residents import Residents
+from .sse import event, stream
+from .structure import structure
+from .turns import Ask, Turn
+
+Messages = list[dict[str, Any]]
+
+
+class ResponseStore:
+    """Conversations of earlier responses, bounded; the oldest go first."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._messages: OrderedDict[str, Messages] = OrderedDict()
+
+    def put(self, response_id: str, messages: Messages) -> None:
+        self._messages[response_id] = messages
+        while len(self._messages) > self._most:
+            self._messages.popitem(last=False)
+
+    def get(self, response_id: str) -> Messages:
+        """Raises ApiError for one that is not, or no longer, kept."""
+        if response_id not in self._messages:
+            raise ApiError(404, f"previous_response_id: {response_id} is not known", param="previous_response_id")
+        return self._messages[response_id]
+
+
+async def respond(body: ResponsesBody, request: Request, residents: Residents, store: ResponseStore) -> Response:
+    """Answer; `stream` by server-sent events."""
+    resident = await residents.get(body.model, body.adapter_path)
+    conversation = conversation_of(body, store)
+    instructions: Messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    ask = _ask(body, instructions + conversation, resident.processor)
+    turn = await Turn.prepare(resident, ask, residents.settings)
+    draft = _Draft(body, resident.name)
+
+    def keep(text: str) -> None:
+        if body.store:
+            store.put(draft.id, [*conversation, {"role": "assistant", "content": text}])
+
+    if body.stream:
+        return stream(_events(turn, draft, keep), lambda error: event({"type": "error", **error["error"]}, "error"))
+    (answer,) = await turn.whole(request)
+    keep(answer.content)
+    return JSONResponse(draft.finished(answer.reasoning, answer.content, answer.last))
+
+
+def conversation_of(body: ResponsesBody, store: ResponseStore) -> Messages:
+    """The messages so far, from `input`, or `messages` as chat clients send them. Raises ApiError."""
+    if (body.input is None) == (body.messages is None):
+        raise ApiError(400, "input: expected input, or messages in its place", param="input")
+    earlier = store.get(body.previous_response_id) if body.previous_response_id else []
+    if body.messages is not None:
+        return [*earlier, *body.messages]
+    if isinstance(body.input, str):
+        return [*earlier, {"role": "user", "content": body.input}]
+    return [*earlier, *(_message(index, item) for index, item in enumerate(body.input or []))]
+
+
+def _message(index: int, item: Mapping[str, Any]) -> dict[str, Any]:
+    """An input item as a message. Raises ApiError."""
+    kind = item.get("type", "message")
+    if kind == "message" and "role" in item:
+        return {"role": item["role"], "content": item.get("content")}
+    if kind == "function_call_output":
+        return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
+    if kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+    raise ApiError(400, f"input[{index}].type: {kind!r} is not supported", param=f"input[{index}].type")
+
+
+def _ask(body: ResponsesBody, messages: Messages, processor: Any) -> Ask:
+    options = body.options()
+    if body.max_tokens is not None and body.max_output_tokens not in (None, body.max_tokens):
+        raise ApiError(400, "max_output_tokens: differs from max_tokens", param="max_output_tokens")
+    most = body.max_output_tokens if body.max_tokens is None else body.max_tokens
+    if most is not None:
+        options["max_tokens"] = most
+    if body.reasoning is not None:
+        unknown = set(body.reasoning) - {"effort", "summary", "generate_summary"}
+        if unknown:
+            raise ApiError(400, f"reasoning.{min(unknown)}: not supported", param=f"reasoning.{min(unknown)}")
+        if body.reasoning.get("effort") is not None and body.enable_thinking is None:
+            options["enable_thinking"] = body.reasoning["effort"] != "none"
+    text = dict(body.text or {})
+    text.pop("verbosity", None) if text.get("verbosity") in (None, "medium") else None
+    unknown = set(text) - {"format"}
+    if unknown:
+        raise ApiError(400, f"text.{min(unknown)}: not supported", param=f"text.{min(unknown)}")
+    form = text.get("format")
+    if form is not None and form.get("type") == "json_schema" and "json_schema" not in form:
+        form = {"type": "json_schema", "json_schema": {k: v for k, v in form.items() if k != "type"}}
+    tools = [
+        tool if "function" in tool else {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
+        for tool in body.tools or []
+    ]
+    extra, template = structure(processor, response_format=form, tools=tools, tool_choice=body.tool_choice)
+    return Ask(messages, options | extra, template)
+
+
+class _Draft:
+    """The response object while it grows."""
+
+    def __init__(self, body: ResponsesBody, model: str) -> None:
+        self.id = f"resp_{uuid.uuid4().hex}"
+        self.message_id = f"msg_{uuid.uuid4().hex}"
+        self.reasoning_id = f"rs_{uuid.uuid4().hex}"
+        self._base = {
+            "id": self.id,
+            "object": "response",
+            "created_at": int(time.time()),
+            "model": model,
+            "instructions": body.instructions,
+            "previous_response_id": body.previous_response_id,
+            "max_output_tokens": body.max_output_tokens,
+            "temperature": body.temperature,
+            "top_p": body.top_p,
+            "parallel_tool_calls": body.parallel_tool_calls,
+            "tool_choice": body.tool_choice or "auto",
+            "tools": body.tools or [],
+            "text": body.text or {"format": {"type": "text"}},
+            "reasoning": body.reasoning,
+            "store": body.store,
+            "metadata": body.metadata or {},
+            "error": None,
+        }
+
+    def started(self) -> dict[str, Any]:
+        return {**self._base, "status": "in_progress", "incomplete_details": None, "output": [], "usage": None}
+
+    def message(self, text: str, status: str = "completed") -> dict[str, Any]:
+        content = [self.part(text)] if status != "in_progress" else []
+        return {"type": "message", "id": self.message_id, "role": "assistant", "status": status, "content": content}
+
+    def part(self, text: str) -> dict[str, Any]:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+    def thought(self, text: str) -> dict[str, Any]:
+        content = [{"type": "reasoning_text", "text": text}]
+        return {"type": "reasoning", "id": self.reasoning_id, "summary": [], "content": content, "status": "completed"}
+
+    def finished(self, reasoning: str, text: str, last: GenerationResult) -> dict[str, Any]:
+        is_cut = last.finish_reason == "length"
+        status = "incomplete" if is_cut else "completed"
+        return {
+            **self._base,
+            "status": status,
+            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
+            "output": [*([self.thought(reasoning)] if reasoning else []), self.message(text, status)],
+            "usage": {
+                "input_tokens": last.prompt_tokens,
+                "input_tokens_details": {"cached_tokens": last.cached_tokens},
+                "output_tokens": last.generation_tokens,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": last.total_tokens,
+            },
+        }
+
+
+async def _events(turn: Turn, draft: _Draft, keep: Any) -> AsyncGenerator[str, None]:
+    number = 0
+
+    def tell(kind: str, **fields: Any) -> str:
+        nonlocal number
+        number += 1
+        return event({"type": kind, "sequence_number": number - 1, **fields}, kind)
+
+    yield tell("response.created", response=draft.started())
+    yield tell("response.in_progress", response=draft.started())
+    reasoning: list[str] = []
+    content: list[str] = []
+    place: dict[str, Any] = {}
+    last = None
+    async with aclosing(turn.pieces()) as pieces:
+        async for piece in pieces:
+            last = piece.result
+            if piece.reasoning:
+                at = {"item_id": draft.reasoning_id, "output_index": 0, "content_index": 0}
+                if not reasoning:
+                    empty = {**draft.thought(""), "content": [], "status": "in_progress"}
+                    yield tell("response.output_item.added", output_index=0, item=empty)
+                reasoning.append(piece.reasoning)
+                yield tell("response.reasoning_text.delta", delta=piece.reasoning, **at)
+            if piece.content:
+                if not content:
+                    if reasoning:
+                        yield tell("response.output_item.done", output_index=0, item=draft.thought("".join(reasoning)))
+                    place = {"item_id": draft.message_id, "output_index": bool(reasoning) + 0, "content_index": 0}
+                    item = draft.message("", "in_progress")
+                    yield tell("response.output_item.added", output_index=place["output_index"], item=item)
+                    yield tell("response.content_part.added", part=draft.part(""), **place)
+                content.append(piece.content)
+                yield tell("response.output_text.delta", delta=piece.content, logprobs=[], **place)
+    assert last is not None, "a request ends with a result"
+    text = "".join(content)
+    done = draft.finished("".join(reasoning), text, last)
+    if content:
+        yield tell("response.output_text.done", text=text, logprobs=[], **place)
+        yield tell("response.content_part.done", part=draft.part(text), **place)
+        yield tell("response.output_item.done", output_index=place["output_index"], item=done["output"][-1])
+    keep(text)
+    yield tell("response.incomplete" if done["status"] == "incomplete" else "response.completed", response=done)
