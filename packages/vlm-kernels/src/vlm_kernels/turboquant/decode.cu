@@ -1,13 +1,13 @@
 // Split-K attention of a few query rows over packed keys and values, on the tensor cores.
 //
-// One block: 8 query rows of one key-value head (heads of its group x queries), one range of keys. Each warp takes 16 keys
-// at a time through two products, both m16n8k16 with the query rows as M:
+// One block: 4 or 8 query rows of one key-value head (heads of its group x queries), one range of keys. Each warp takes 16 keys
+// at a time through two products, both m16n8k16 with the query rows as N, two columns a row:
 //
-//   scores[row, key]  = q[row, dim] . K[dim, key]     rows 0-7 hold the upper 8 mantissa bits of q, rows 8-15 the rest,
-//   result[row, dim] += p[row, key] . V[key, dim]     so that bf16 operands carry 16 bits; the same for p
+//   scores[key, row]   = K[key, dim] . q[dim, row]      one column holds the upper 8 mantissa bits of q, the next one the
+//   result[dim, row] += V[dim, key] . p[key, row]       rest, so that bf16 operands carry 16 bits; the same for p
 //
 // The order of the summed index is free, so each lane multiplies the codes it has loaded: in the first product a quarter of
-// the coordinates of one key, in the second an eighth of the coordinates of four keys. No shuffles, no shared memory.
+// the coordinates of two keys, in the second an eighth of the coordinates of four keys. Only p is shuffled.
 //
 // A centroid is an integer level in -63..63. Its byte 0x80 | (level + 64) comes from a register table by byte permutation; under
 // the upper byte 0x43 it is the bfloat16 number 256 + 2 (level + 64) = 384 + 2 level. The 384 is taken out of the
@@ -55,10 +55,10 @@ constexpr uint kTurboquantLanes = 0xffffffffu;
 constexpr float kTurboquantLowest = -1e30f;
 constexpr int kTurboquantWarps = 4;
 
-// Upper halves of two numbers as a bfloat16 pair, and what they leave.
-__device__ __forceinline__ void turboquant_halves(float x, float y, uint& upper, uint& rest) {
-  upper = turboquant_pair(x, y);
-  rest = turboquant_pair(x - __uint_as_float(upper << 16), y - __uint_as_float(upper & 0xffff0000u));
+// A number as two bfloat16: the nearest one (upper half of the word), and what it leaves.
+__device__ __forceinline__ uint turboquant_halves(float x) {
+  const float rest = x - __uint_as_float(turboquant_pair(0.0f, x) & 0xffff0000u);
+  return turboquant_pair(rest, x);
 }
 
 // Four codes (the lower or the upper four nibbles of `codes`) to four bytes.
@@ -143,56 +143,53 @@ struct TurboquantCodes {
   }
 };
 
-// The keys of a tile of 16 whose scores a lane holds, and whose values it takes. Lane = 4 * group + pair.
-__device__ __forceinline__ int turboquant_key(int i, int pair) { return 2 * pair + (i & 1) + 8 * (i >> 1); }
-
 // MASK: 0 none, 1 bool, 2 additive float. partial: [B * Hkv, splits, rows, DV]; stats: [B * Hkv, splits, rows, 2] with the
-// largest score (in powers of 2) and the sum of weights.
-template <int D, int DV, int KEY_BITS, int VALUE_BITS, int DV_TILE, int MASK, typename Mask>
+// largest score (in powers of 2) and the sum of weights. Lane = 4 * group + pair.
+template <int D, int DV, int KEY_BITS, int VALUE_BITS, int DV_TILE, int COLUMN_TILES, int MASK, typename Mask>
 __device__ __forceinline__ void turboquant_decode(
     const float* __restrict__ queries, const uint* __restrict__ key_codes, const __nv_bfloat16* __restrict__ key_norms,
     const uint* __restrict__ value_codes, const __nv_bfloat16* __restrict__ value_norms,
     const uint* __restrict__ key_table, const uint* __restrict__ value_table, const Mask* __restrict__ mask,
     int mask_heads, int mask_queries, int num_keys, int num_kv_heads, int rows, int num_queries, int length, int offset,
     bool causal, int window, float* __restrict__ partial, float* __restrict__ stats, float* __restrict__ sums,
-    float* __restrict__ warp_stats, uint4* __restrict__ query_fragments) {
-  constexpr int kSteps = D / 16, kParts = DV / DV_TILE, kKeyWarps = kTurboquantWarps / kParts, kTiles = DV_TILE / 8;
-  constexpr bool kQueriesInRegisters = D <= 128;
+    float* __restrict__ warp_stats, uint* __restrict__ query_fragments) {
+  constexpr int kSteps = D / 16, kParts = DV / DV_TILE, kKeyWarps = kTurboquantWarps / kParts, kTiles = DV_TILE / 16;
+  constexpr int kRows = 4 * COLUMN_TILES;
+  constexpr bool kQueriesInRegisters = D * COLUMN_TILES <= 256;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = lane >> 2, pair = lane & 3;
   const int part = warp % kParts, key_warp = warp / kParts;
   const int split = blockIdx.x, num_splits = gridDim.x, kv_head = blockIdx.y;
-  const int row = blockIdx.z * 8 + group, query = row % num_queries;
+  const int first_row = blockIdx.z * kRows;
 
-  // Fragments of the queries, and the part of the scores that the 384 makes.
-  uint fragments[kQueriesInRegisters ? kSteps : 1][4];
-  float upper_sum = 0.0f, rest_sum = 0.0f;
+  // Fragments of the queries: of column tile n the lane holds row group / 2, upper or lower halves by the parity of group.
+  // `start_sum[n]` is what takes the 384 out of the scores of columns 2 * pair and 2 * pair + 1.
+  uint fragments[kQueriesInRegisters ? COLUMN_TILES : 1][kQueriesInRegisters ? kSteps : 1][2];
+  float start_sum[COLUMN_TILES][2];
 #pragma unroll
-  for (int step = 0; step < kSteps; ++step) {
-    float4 x = {0.0f, 0.0f, 0.0f, 0.0f};
-    if (row < rows)
-      x = *reinterpret_cast<const float4*>(queries + (size_t(kv_head) * rows + row) * D + pair * (D / 4) + 4 * step);
-    uint words[4];
-    turboquant_halves(x.x, x.y, words[0], words[1]);
-    turboquant_halves(x.z, x.w, words[2], words[3]);
-    upper_sum += __uint_as_float(words[0] << 16) + __uint_as_float(words[0] & 0xffff0000u);
-    rest_sum += __uint_as_float(words[1] << 16) + __uint_as_float(words[1] & 0xffff0000u);
-    upper_sum += __uint_as_float(words[2] << 16) + __uint_as_float(words[2] & 0xffff0000u);
-    rest_sum += __uint_as_float(words[3] << 16) + __uint_as_float(words[3] & 0xffff0000u);
-    if (kQueriesInRegisters) {
+  for (int n = 0; n < COLUMN_TILES; ++n) {
+    const int row = first_row + 4 * n + (group >> 1);
+    const uint choose = group & 1 ? 0x5410 : 0x7632;
+    float sum = 0.0f;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) fragments[step][i] = words[i];
-    } else if (warp == 0) {
-      query_fragments[step * 32 + lane] = {words[0], words[1], words[2], words[3]};
+    for (int step = 0; step < kSteps; ++step) {
+      float4 x = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (row < rows)
+        x = *reinterpret_cast<const float4*>(queries + (size_t(kv_head) * rows + row) * D + pair * (D / 4) + 4 * step);
+      uint words[2] = {turboquant_permute(turboquant_halves(x.x), turboquant_halves(x.y), choose),
+                       turboquant_permute(turboquant_halves(x.z), turboquant_halves(x.w), choose)};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        sum += __uint_as_float(words[i] << 16) + __uint_as_float(words[i] & 0xffff0000u);
+        if (kQueriesInRegisters) fragments[kQueriesInRegisters ? n : 0][kQueriesInRegisters ? step : 0][i] = words[i];
+        if (!kQueriesInRegisters && warp == 0) query_fragments[((n * kSteps + step) * 2 + i) * 32 + lane] = words[i];
+      }
     }
+    sum += __shfl_xor_sync(kTurboquantLanes, sum, 1);
+    sum += __shfl_xor_sync(kTurboquantLanes, sum, 2);
+    start_sum[n][0] = -384.0f * __shfl_sync(kTurboquantLanes, sum, 8 * pair);
+    start_sum[n][1] = -384.0f * __shfl_sync(kTurboquantLanes, sum, 8 * pair + 4);
   }
   if (!kQueriesInRegisters) __syncthreads();
-#pragma unroll
-  for (int i = 1; i < 4; i *= 2) {
-    upper_sum += __shfl_xor_sync(kTurboquantLanes, upper_sum, i);
-    rest_sum += __shfl_xor_sync(kTurboquantLanes, rest_sum, i);
-  }
-  upper_sum *= -384.0f;
-  rest_sum *= -384.0f;
   uint key_entries[4], value_entries[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) key_entries[i] = key_table[i], value_entries[i] = value_table[i];
@@ -202,50 +199,45 @@ __device__ __forceinline__ void turboquant_decode(
   const int seen_start = window > 0 ? max(0, offset + 1 - window) & ~15 : 0;
   const int common_end = causal ? min(length, offset + 1) : length;
   const int common_start = window > 0 ? max(0, offset + num_queries - window) : 0;
-  const int row_end = causal ? min(length, offset + query + 1) : length;
-  const int row_start = window > 0 ? max(0, offset + query + 1 - window) : 0;
   const int per_split = (max(seen_end - seen_start, 0) + num_splits * 64 - 1) / (num_splits * 64) * 64;
   const int start = seen_start + split * per_split, end = min(start + per_split, seen_end);
 
-  key_codes += size_t(kv_head) * num_keys * TurboquantCodes<KEY_BITS, D, 1>::kWords;
-  value_codes += size_t(kv_head) * num_keys * TurboquantCodes<VALUE_BITS, DV, 1>::kWords;
-  key_norms += size_t(kv_head) * num_keys;
-  value_norms += size_t(kv_head) * num_keys;
-  if (MASK) {
-    const int head = kv_head % num_kv_heads * (rows / num_queries) + min(row, rows - 1) / num_queries;
-    mask += ((size_t(kv_head / num_kv_heads) * mask_heads + (mask_heads > 1 ? head : 0)) * mask_queries +
-             (mask_queries > 1 ? query : 0)) * num_keys;
-  }
-
   constexpr int kKeyOctets = D / 32, kValueOctets = DV_TILE / 64;
-  const int value_octet = part * (DV_TILE / 8) + group * kValueOctets;
-  float result[kTiles][4];
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) result[i][0] = result[i][1] = result[i][2] = result[i][3] = 0.0f;
-  float peak = kTurboquantLowest, total = 0.0f;
-
   using KeyCodes = TurboquantCodes<KEY_BITS, D, kKeyOctets>;
   using ValueCodes = TurboquantCodes<VALUE_BITS, DV, kValueOctets>;
-  const TurboquantRow key_row = KeyCodes::row(key_codes + group * KeyCodes::kWords, pair * kKeyOctets);
-  const TurboquantRow value_row = ValueCodes::row(value_codes + 2 * pair * ValueCodes::kWords, value_octet);
-  key_norms += 2 * pair;
-  value_norms += 2 * pair;
+  const int value_octet = part * (DV_TILE / 8) + group * kValueOctets;
+  const TurboquantRow key_row =
+      KeyCodes::row(key_codes + (size_t(kv_head) * num_keys + group) * KeyCodes::kWords, pair * kKeyOctets);
+  const TurboquantRow value_row =
+      ValueCodes::row(value_codes + (size_t(kv_head) * num_keys + 2 * pair) * ValueCodes::kWords, value_octet);
+  key_norms += size_t(kv_head) * num_keys + group;
+  value_norms += size_t(kv_head) * num_keys + group;
   KeyCodes keys[2];
   ValueCodes values[4];
-  __nv_bfloat16 key_norm[4], value_norm[4];
+  __nv_bfloat16 key_norm[2], value_norm[2];
+  // Norms of keys group and group + 8; codes of those keys, and of values 2 pair, 2 pair + 1, and 8 after each.
   auto load_keys = [&](int from) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) keys[i].load(key_row, from * KeyCodes::kWords + 8 * i * KeyCodes::kWords);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) key_norm[i] = key_norms[from + turboquant_key(i, 0)];
+    for (int i = 0; i < 2; ++i) {
+      keys[i].load(key_row, from * KeyCodes::kWords + 8 * i * KeyCodes::kWords);
+      key_norm[i] = key_norms[from + 8 * i];
+    }
   };
   auto load_values = [&](int from) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      values[i].load(value_row, from * ValueCodes::kWords + turboquant_key(i, 0) * ValueCodes::kWords);
-      value_norm[i] = value_norms[from + turboquant_key(i, 0)];
-    }
+    for (int i = 0; i < 4; ++i)
+      values[i].load(value_row, from * ValueCodes::kWords + ((i & 1) + 8 * (i >> 1)) * ValueCodes::kWords);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) value_norm[i] = value_norms[from + 8 * i];
   };
+
+  float result[COLUMN_TILES][kTiles][4], peak[COLUMN_TILES], total[COLUMN_TILES];
+#pragma unroll
+  for (int n = 0; n < COLUMN_TILES; ++n) {
+    peak[n] = kTurboquantLowest, total[n] = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) result[n][i][0] = result[n][i][1] = result[n][i][2] = result[n][i][3] = 0.0f;
+  }
 
   // A tile that would overrun the store is moved back; the keys it then sees twice are hidden.
   const int last_tile = num_keys - 16;
@@ -257,86 +249,103 @@ __device__ __forceinline__ void turboquant_decode(
   while (at < end) {
     // After the last tile the loads take its own keys again, unused: no branch in the loop.
     const int from = min(at, last_tile), after = min(at + 16 * kKeyWarps < end ? at + 16 * kKeyWarps : at, last_tile);
-    // Two sums a key: a product waits for the one before it, and four chains hide more of that than two.
-    float c[2][2][4];
+
+    // Two sums each: a product waits for the one before it, and more chains hide more of that.
+    float c[COLUMN_TILES][2][4];
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      c[half][0][0] = c[half][0][1] = upper_sum, c[half][0][2] = c[half][0][3] = rest_sum;
-      c[half][1][0] = c[half][1][1] = c[half][1][2] = c[half][1][3] = 0.0f;
+    for (int n = 0; n < COLUMN_TILES; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) c[n][0][i] = start_sum[n][i & 1], c[n][1][i] = 0.0f;
     }
 #pragma unroll
     for (int i = 0; i < kKeyOctets; ++i) {
+      const uint codes[2] = {keys[0].octet(i, pair * kKeyOctets), keys[1].octet(i, pair * kKeyOctets)};
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        uint codes = keys[half].octet(i, pair * kKeyOctets);
+      for (int j = 0; j < 2; ++j) {
+        const uint low = turboquant_lookup<KEY_BITS>(codes[0], key_entries, j);
+        const uint high = turboquant_lookup<KEY_BITS>(codes[1], key_entries, j);
+        const uint a[4] = {turboquant_permute(low, 0x43434343u, 0x4140), turboquant_permute(high, 0x43434343u, 0x4140),
+                           turboquant_permute(low, 0x43434343u, 0x4342), turboquant_permute(high, 0x43434343u, 0x4342)};
 #pragma unroll
-        for (int j = 0; j < 2; ++j) {
-          uint bytes = turboquant_lookup<KEY_BITS>(codes, key_entries, j);
-          uint b[2] = {turboquant_permute(bytes, 0x43434343u, 0x4140), turboquant_permute(bytes, 0x43434343u, 0x4342)};
+        for (int n = 0; n < COLUMN_TILES; ++n) {
           if (kQueriesInRegisters) {
-            turboquant_mma(c[half][j], fragments[kQueriesInRegisters ? 2 * i + j : 0], b);
+            turboquant_mma(c[n][j], a, fragments[kQueriesInRegisters ? n : 0][kQueriesInRegisters ? 2 * i + j : 0]);
           } else {
-            uint4 words = query_fragments[(2 * i + j) * 32 + lane];
-            uint a[4] = {words.x, words.y, words.z, words.w};
-            turboquant_mma(c[half][j], a, b);
+            const uint* words = query_fragments + (n * kSteps + 2 * i + j) * 64 + lane;
+            const uint b[2] = {words[0], words[32]};
+            turboquant_mma(c[n][j], a, b);
           }
         }
       }
     }
-    float score[4];
+    // Of column tile n the lane holds the scores of row 4 n + pair: keys group and group + 8.
+    float score[COLUMN_TILES][2];
+    bool higher = false;
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      score[i] = ((c[i >> 1][0][i & 1] + c[i >> 1][0][2 + (i & 1)]) + (c[i >> 1][1][i & 1] + c[i >> 1][1][2 + (i & 1)])) *
-                 float(key_norm[i]);
+    for (int n = 0; n < COLUMN_TILES; ++n) {
+      const int row = min(first_row + 4 * n + pair, rows - 1), query = row % num_queries;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        score[n][i] =
+            ((c[n][0][2 * i] + c[n][0][2 * i + 1]) + (c[n][1][2 * i] + c[n][1][2 * i + 1])) * float(key_norm[i]);
+        if (MASK) {
+          const int head = kv_head % num_kv_heads * (rows / num_queries) + row / num_queries;
+          const Mask shown = mask[((size_t(kv_head / num_kv_heads) * mask_heads + (mask_heads > 1 ? head : 0)) *
+                                       mask_queries + (mask_queries > 1 ? query : 0)) * num_keys + from + group + 8 * i];
+          if (MASK == 1 && !shown) score[n][i] = __uint_as_float(0xff800000u);
+          if (MASK == 2) score[n][i] += float(shown) * 1.44269504f;
+        }
+        if (at + 16 > common_end || at < common_start) {
+          const int key = from + group + 8 * i;
+          const int row_end = causal ? min(length, offset + query + 1) : length;
+          const int row_start = window > 0 ? max(0, offset + query + 1 - window) : 0;
+          if (key >= row_end || key < max(row_start, at)) score[n][i] = __uint_as_float(0xff800000u);
+        }
+      }
+      higher |= fmaxf(score[n][0], score[n][1]) > peak[n] + 8.0f;
+    }
     load_keys(after);
-    if (MASK) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        int index = from + turboquant_key(i, pair);
-        if (MASK == 1 && !mask[index]) score[i] = __uint_as_float(0xff800000u);
-        if (MASK == 2) score[i] += float(mask[index]) * 1.44269504f;
-      }
-    }
-    if (at + 16 > common_end || at < common_start) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        int index = from + turboquant_key(i, pair);
-        if (index >= row_end || index < max(row_start, at)) score[i] = __uint_as_float(0xff800000u);
-      }
-    }
 
     // The peak may lag behind by 2^8: weights stay far inside the range of float, and most tiles need no rescaling.
-    float highest = fmaxf(fmaxf(score[0], score[1]), fmaxf(score[2], score[3]));
-    if (__any_sync(kTurboquantLanes, highest > peak + 8.0f)) {
-      highest = fmaxf(highest, __shfl_xor_sync(kTurboquantLanes, highest, 1));
-      highest = fmaxf(highest, __shfl_xor_sync(kTurboquantLanes, highest, 2));
-      highest = fmaxf(highest, peak);
-      float keep = exp2f(peak - highest);
-      peak = highest;
-      total *= keep;
+    if (__any_sync(kTurboquantLanes, higher)) {
 #pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
+      for (int n = 0; n < COLUMN_TILES; ++n) {
+        float highest = fmaxf(score[n][0], score[n][1]);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) result[i][j] *= keep;
+        for (int i = 4; i < 32; i *= 2) highest = fmaxf(highest, __shfl_xor_sync(kTurboquantLanes, highest, i));
+        highest = fmaxf(highest, peak[n]);
+        const float keep = exp2f(peak[n] - highest);
+        peak[n] = highest;
+        total[n] *= keep;
+#pragma unroll
+        for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) result[n][i][j] *= keep;
+        }
       }
     }
-    float weight[4];
+    // From (key group, row pair) to (keys 2 pair.., row group / 2), halves by the parity of group.
+    uint weights[COLUMN_TILES][2];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      weight[i] = exp2f(score[i] - peak);
-      total += weight[i];
-      weight[i] *= float(value_norm[i]);
+    for (int n = 0; n < COLUMN_TILES; ++n) {
+      const uint choose = group & 1 ? 0x5410 : 0x7632;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float weight = exp2f(score[n][i] - peak[n]);
+        total[n] += weight;
+        const uint halves = turboquant_halves(weight * float(value_norm[i]));
+        const uint even = __shfl_sync(kTurboquantLanes, halves, 8 * pair + (group >> 1));
+        const uint odd = __shfl_sync(kTurboquantLanes, halves, 8 * pair + 4 + (group >> 1));
+        weights[n][i] = turboquant_permute(even, odd, choose);
+      }
     }
-    uint a[4];
-    turboquant_halves(weight[0], weight[1], a[0], a[1]);
-    turboquant_halves(weight[2], weight[3], a[2], a[3]);
 
 #pragma unroll
     for (int i = 0; i < kValueOctets; ++i) {
       uint codes[4];
 #pragma unroll
       for (int j = 0; j < 4; ++j) codes[j] = values[j].octet(i, value_octet);
-      // Nibbles of two keys in turn: one lookup then gives both operands of the pair for two coordinates.
+      // Nibbles of two keys in turn: one lookup then gives the operands of two coordinates.
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         uint mixed[2];
@@ -346,18 +355,14 @@ __device__ __forceinline__ void turboquant_decode(
                          : (codes[2 * j] & 0x0f0f0f0fu) | ((codes[2 * j + 1] << 4) & 0xf0f0f0f0u);
 #pragma unroll
         for (int upper = 0; upper < 2; ++upper) {
-          uint bytes[2];
+          const uint low = turboquant_lookup<VALUE_BITS>(mixed[0], value_entries, upper);
+          const uint high = turboquant_lookup<VALUE_BITS>(mixed[1], value_entries, upper);
+          const uint a[4] = {turboquant_less_384(turboquant_permute(low, 0x43434343u, 0x4140)),
+                             turboquant_less_384(turboquant_permute(low, 0x43434343u, 0x4342)),
+                             turboquant_less_384(turboquant_permute(high, 0x43434343u, 0x4140)),
+                             turboquant_less_384(turboquant_permute(high, 0x43434343u, 0x4342))};
 #pragma unroll
-          for (int j = 0; j < 2; ++j)
-            bytes[j] = turboquant_lookup<VALUE_BITS>(mixed[j], value_entries, upper);
-#pragma unroll
-          for (int k = 0; k < 2; ++k) {
-            uint b[2];
-#pragma unroll
-            for (int j = 0; j < 2; ++j)
-              b[j] = turboquant_less_384(turboquant_permute(bytes[j], 0x43434343u, k ? 0x4342 : 0x4140));
-            turboquant_mma(result[8 * i + 4 * upper + 2 * k + odd], a, b);
-          }
+          for (int n = 0; n < COLUMN_TILES; ++n) turboquant_mma(result[n][4 * i + 2 * upper + odd], a, weights[n]);
         }
       }
     }
@@ -366,64 +371,67 @@ __device__ __forceinline__ void turboquant_decode(
   }
 
   // The warps of the block agree on a peak and add up.
-  total += __shfl_xor_sync(kTurboquantLanes, total, 1);
-  total += __shfl_xor_sync(kTurboquantLanes, total, 2);
-  if (pair == 0) {
-    warp_stats[(warp * 8 + group) * 2] = peak;
-    warp_stats[(warp * 8 + group) * 2 + 1] = total;
+#pragma unroll
+  for (int n = 0; n < COLUMN_TILES; ++n) {
+#pragma unroll
+    for (int i = 4; i < 32; i *= 2) total[n] += __shfl_xor_sync(kTurboquantLanes, total[n], i);
+    if (group == 0) {
+      warp_stats[(warp * kRows + 4 * n + pair) * 2] = peak[n];
+      warp_stats[(warp * kRows + 4 * n + pair) * 2 + 1] = total[n];
+    }
   }
-  for (int i = threadIdx.x; i < 8 * DV; i += 32 * kTurboquantWarps) sums[i] = 0.0f;
+  for (int i = threadIdx.x; i < kRows * DV; i += 32 * kTurboquantWarps) sums[i] = 0.0f;
   __syncthreads();
-  float block_peak = kTurboquantLowest, block_total = 0.0f;
+  const size_t out_row = (size_t(kv_head) * num_splits + split) * rows + first_row;
+  float keep[COLUMN_TILES];
 #pragma unroll
-  for (int i = 0; i < kKeyWarps; ++i) block_peak = fmaxf(block_peak, warp_stats[(i * kParts * 8 + group) * 2]);
+  for (int n = 0; n < COLUMN_TILES; ++n) {
+    float block_peak = kTurboquantLowest, block_total = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kKeyWarps; ++i)
-    block_total += warp_stats[(i * kParts * 8 + group) * 2 + 1] * exp2f(warp_stats[(i * kParts * 8 + group) * 2] - block_peak);
-  const float keep = exp2f(peak - block_peak);
+    for (int i = 0; i < kKeyWarps; ++i)
+      block_peak = fmaxf(block_peak, warp_stats[(i * kParts * kRows + 4 * n + pair) * 2]);
+#pragma unroll
+    for (int i = 0; i < kKeyWarps; ++i) {
+      const float* one = warp_stats + (i * kParts * kRows + 4 * n + pair) * 2;
+      block_total += one[1] * exp2f(one[0] - block_peak);
+    }
+    keep[n] = exp2f(peak[n] - block_peak);
+    if (warp == 0 && group == 0 && first_row + 4 * n + pair < rows) {
+      stats[(out_row + 4 * n + pair) * 2] = block_peak;
+      stats[(out_row + 4 * n + pair) * 2 + 1] = block_total;
+    }
+  }
   for (int turn = 0; turn < kKeyWarps; ++turn) {
     if (turn == key_warp) {
 #pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
+      for (int n = 0; n < COLUMN_TILES; ++n) {
 #pragma unroll
-        for (int j = 0; j < 2; ++j)
-          sums[group * DV + part * DV_TILE + (2 * pair + j) * kTiles + i] += (result[i][j] + result[i][j + 2]) * keep;
+        for (int i = 0; i < kTiles; ++i) {
+          // Tile i covers coordinates 8 octet + 4 upper + odd, and 2 after it.
+          float* to = sums + (4 * n + pair) * DV + part * DV_TILE + group * (DV_TILE / 8) + (i >> 2) * 8 +
+                      (i >> 1 & 1) * 4 + (i & 1);
+          to[0] += (result[n][i][0] + result[n][i][1]) * keep[n];
+          to[2] += (result[n][i][2] + result[n][i][3]) * keep[n];
+        }
       }
     }
     __syncthreads();
   }
-  const size_t first_row = (size_t(kv_head) * num_splits + split) * rows + blockIdx.z * 8;
-  if (warp == 0 && pair == 0 && row < rows) {
-    stats[(first_row + group) * 2] = block_peak;
-    stats[(first_row + group) * 2 + 1] = block_total;
-  }
-  for (int i = threadIdx.x; i < 8 * DV; i += 32 * kTurboquantWarps)
-    if (int(blockIdx.z) * 8 + i / DV < rows) partial[first_row * DV + i] = sums[i];
-}
-
-// y[0..D) times a matrix [D, D] by the threads of one block; `scratch` holds blockDim.x floats. The result of coordinate
-// d is returned to thread d.
-template <int D>
-__device__ __forceinline__ float turboquant_rotate(const float* y, const float* __restrict__ matrix, float* scratch) {
-  const int num_groups = blockDim.x / D, group = threadIdx.x / D, d = threadIdx.x % D, count = D / num_groups;
-  float sum = 0.0f;
-#pragma unroll 16
-  for (int j = group * count; j < (group + 1) * count; ++j) sum += y[j] * matrix[j * D + d];
-  scratch[threadIdx.x] = sum;
-  __syncthreads();
-  sum = 0.0f;
-  if (group == 0)
-    for (int i = 0; i < num_groups; ++i) sum += scratch[i * D + d];
-  return sum;
+  for (int i = threadIdx.x; i < kRows * DV; i += 32 * kTurboquantWarps)
+    if (first_row + i / DV < rows) partial[out_row * DV + i] = sums[i];
 }
 
 // One block per query row: its splits added up, divided, rotated back.
-template <int DV, int THREADS, int MAX_SPLITS, typename T>
+template <int DV, int THREADS, typename T>
 __device__ __forceinline__ void turboquant_reduce(const float* __restrict__ partial, const float* __restrict__ stats,
                                                   const float* __restrict__ matrix, float step, int num_splits, int rows,
                                                   T* __restrict__ out, float* weights, float* y, float* scratch) {
-  const int lane = threadIdx.x & 31, kv_head = blockIdx.y, row = blockIdx.x;
+  constexpr int kGroups = THREADS / DV;
+  const int lane = threadIdx.x & 31, group = threadIdx.x / DV, d = threadIdx.x % DV;
+  const int kv_head = blockIdx.y, row = blockIdx.x;
   const size_t first = size_t(kv_head) * num_splits * rows + row;
+  TurboquantColumns<DV, kGroups> columns;
+  columns.load(matrix, group, d);
   float peak = kTurboquantLowest, total = 0.0f;
   for (int i = lane; i < num_splits; i += 32) peak = fmaxf(peak, stats[(first + size_t(i) * rows) * 2]);
 #pragma unroll
@@ -437,8 +445,6 @@ __device__ __forceinline__ void turboquant_reduce(const float* __restrict__ part
   for (int i = 1; i < 32; i *= 2) total += __shfl_xor_sync(kTurboquantLanes, total, i);
   __syncthreads();
 
-  constexpr int kGroups = THREADS / DV;
-  const int group = threadIdx.x / DV, d = threadIdx.x % DV;
   float sum = 0.0f;
 #pragma unroll 8
   for (int i = group; i < num_splits; i += kGroups) sum += weights[i] * partial[(first + size_t(i) * rows) * DV + d];
@@ -451,8 +457,13 @@ __device__ __forceinline__ void turboquant_reduce(const float* __restrict__ part
     y[d] = total > 0.0f ? sum * step / total : 0.0f;
   }
   __syncthreads();
-  sum = turboquant_rotate<DV>(y, matrix, scratch);
-  if (group == 0) out[(size_t(kv_head) * rows + row) * DV + d] = T(sum);
+  scratch[threadIdx.x] = columns.dot(y, matrix, group, d);
+  __syncthreads();
+  if (group == 0) {
+    sum = 0.0f;
+    for (int i = 0; i < kGroups; ++i) sum += scratch[i * DV + d];
+    out[(size_t(kv_head) * rows + row) * DV + d] = T(sum);
+  }
 }
 
 #endif

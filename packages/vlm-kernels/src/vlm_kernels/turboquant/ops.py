@@ -12,7 +12,7 @@ from .masks import KeyMask
 from .packed import Packed
 from .spec import DEFAULT_SEED, Spec
 
-_encode = Op("turboquant_encode", reference.encode)
+_encode = Op("turboquant_encode", reference.encode, cuda=cuda.encode)
 _decode = Op("turboquant_decode", reference.decode)
 _attention = Op("turboquant_attention", reference.attention, cuda=cuda.attention)
 
