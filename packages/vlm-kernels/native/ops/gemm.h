@@ -21,17 +21,10 @@ struct Gemm {
   bool alone = false;  // run on the calling thread only: the caller shares out a batch of products
 };
 
+// For many rows: b is packed into tiles first.
 VLM_KERNEL(gemm, (const Gemm& g), (g))
 
-// The same for few rows (m <= kMaxRows, b transposed): b is read once, at the speed of memory.
-VLM_KERNEL(gemv, (const Gemm& g), (g))
-
-constexpr size_t kMaxGemvRows = 4;
-
-// Whichever of the two fits.
-inline void multiply(const Gemm& g) {
-  if (g.transposed && g.m <= kMaxGemvRows) return gemv(g);
-  gemm(g);
-}
+// For any number of rows: few of them read b as it lies, once, at the speed of memory.
+VLM_KERNEL(multiply, (const Gemm& g), (g))
 
 }  // namespace vlm

@@ -102,6 +102,18 @@ VLM_INLINE void decode_codes(const Spread& spread, const uint8_t* p, const uint8
 #endif
 }
 
+VLM_INLINE I load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<I>(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<I>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  I codes;
+  for (int i = 0; i < W; ++i) codes[i] = p[i];
+  return codes;
+#endif
+}
+
 // The value of a code before scale and bias.
 VLM_INLINE F value_of(Mode mode, I code) {
   if (mode == Mode::affine) return __builtin_convertvector(code, F);
