@@ -12,6 +12,7 @@ from .errors import UnsupportedModel
 
 # model_type: module under vlm_models.families
 TABLE: dict[str, str] = {
+    "florence2": "florence2",
     "glm4v": "glm4v",
     "glm_ocr": "glm4v",
     "granite4_vision": "granite4_vision",
@@ -25,6 +26,8 @@ TABLE: dict[str, str] = {
     "pixtral": "llava",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen2_vl": "qwen2_vl",
+    "qwen3_5": "qwen3_5",
+    "qwen3_5_moe": "qwen3_5",
     "qwen3_vl": "qwen3_vl",
     "qwen3_vl_moe": "qwen3_vl",
     "smolvlm": "idefics3",

@@ -27,7 +27,7 @@ from ..towers.glm_vit import GlmVit, GlmVitConfig, tower_rules
 # ids of published vocabularies: feature token, video placeholder, marks around a picture and a video
 _GLM4V = (151343, 151344, 151339, 151340, 151341, 151342)
 _OCR = (59280, 59281, 59256, 59257, 59258, 59259)
-_ID_KEYS = ("image_token_id", "video_token_id", "image_start_token_id", "image_end_token_id")
+_ID_KEYS: tuple[str, ...] = ("image_token_id", "video_token_id", "image_start_token_id", "image_end_token_id")
 _ID_KEYS += ("video_start_token_id", "video_end_token_id")
 
 

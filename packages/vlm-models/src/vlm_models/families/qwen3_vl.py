@@ -18,10 +18,7 @@ from ..fusion.deepstack import DeepstackModel
 from ..fusion.model import decoder_rules
 from ..layers.moe import Moe, MoeConfig, expert_rules
 from ..processing.base import Processing
-from ..processing.image.dynamic import PatchStrategy, VolumeStrategy
-from ..processing.image.pixels import HALF_MEAN, HALF_STD, Normalize
-from ..processing.stamped import StampedGridProcessing
-from ..processing.video.sampling import VideoSampling
+from ..processing.stamped import stamped_processing
 from ..towers.qwen3_vit import Qwen3Vit, Qwen3VitConfig, tower_rules
 
 
@@ -92,17 +89,12 @@ def weights(config: Config) -> Sequence[Rule]:
 
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     vision = config.vision
-    half = Normalize(mean=HALF_MEAN, std=HALF_STD)
-    images = PatchStrategy(vision.patch, vision.merge, vision.frames, normalize=half)
-    videos = VolumeStrategy(vision.patch, vision.merge, vision.frames, 128 * 32**2, 768 * 32**2, normalize=half)
-    return StampedGridProcessing(
-        config.image_token,
-        config.video_token,
+    return stamped_processing(
+        (config.image_token, config.video_token),
         config.marks,
-        PatchStrategy.from_files(files.image, images),
-        VolumeStrategy.from_files(files.video, videos),
+        (vision.patch, vision.merge, vision.frames),
+        files,
         table,
-        VideoSampling.from_files(files.video, VideoSampling()),
     )
 
 

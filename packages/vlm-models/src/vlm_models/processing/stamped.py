@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..core.family import TokenTable
+from ..core.family import ProcessorFiles, TokenTable
 from ..core.inputs import MediaItem, MediaKind
 from .grid import GridProcessing
-from .image.dynamic import PatchStrategy
-from .video.sampling import Sampling
+from .image.dynamic import PatchStrategy, VolumeStrategy
+from .image.pixels import HALF_MEAN, HALF_STD, Normalize
+from .video.sampling import Sampling, VideoSampling
 
 
 class StampedGridProcessing(GridProcessing):
@@ -79,6 +80,27 @@ class SecondsGridProcessing(StampedGridProcessing):
         inside = np.cumsum(tokens == opening) > np.cumsum(tokens == closing)
         media = tokens == self.token_ids["image"]
         return [(("image",), np.flatnonzero(media & ~inside)), (("video",), np.flatnonzero(media & inside))]
+
+
+def stamped_processing(
+    tokens: tuple[int, int],
+    marks: tuple[int, int],
+    patches: tuple[int, int, int],
+    files: ProcessorFiles,
+    table: TokenTable | None,
+) -> StampedGridProcessing:
+    """From a checkpoint's files, with the defaults of Qwen3-VL. tokens: ids of picture and video; patches: pixels a side,
+    patches a side of a token, frames."""
+    images = PatchStrategy(*patches, normalize=Normalize(mean=HALF_MEAN, std=HALF_STD))
+    videos = VolumeStrategy(*patches, 128 * 32**2, 768 * 32**2, normalize=images.normalize)
+    return StampedGridProcessing(
+        *tokens,
+        marks,
+        PatchStrategy.from_files(files.image, images),
+        VolumeStrategy.from_files(files.video, videos),
+        table,
+        VideoSampling.from_files(files.video, VideoSampling()),
+    )
 
 
 def group_means(timestamps: Sequence[float], group: int) -> list[float]:

@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from vlm_kernels import attention
 
 from ..core.attention import Attention, AttentionRules
-from ..core.cache import Full
+from ..core.cache import Full, PlainCache, PlainState, Recurrent
 from ..core.inputs import Prompt
 from ..core.weights import apply_rules
 from ..layers.linear import Quantization
@@ -72,15 +72,16 @@ def assert_chunks_agree(golden: goldens.Golden, sizes: tuple[int, ...] = (1, 7, 
 
 
 def assert_batch_equals_singles(golden: goldens.Golden) -> None:
-    """Decoding rows of different lengths side by side, over right-padded caches, gives what each row gives alone."""
+    """Decoding rows of different lengths side by side, over right-padded caches and stacked states, gives what each row gives
+    alone."""
     with checkpoint(golden, "hub") as folder:
         loaded = load(folder)
         case = max(golden.cases.values(), key=lambda c: c.inputs["input_ids"].shape[0])
         prompts = [prompt for _, prompt in prompts_of(loaded.processing(), case.inputs)][:3]
-        if len(prompts) < 2 or not all(isinstance(spec, Full) for spec in loaded.model.cache_spec()):
+        if len(prompts) < 2 or not all(isinstance(spec, (Full, Recurrent)) for spec in loaded.model.cache_spec()):
             return
         runs = [prefill(loaded.model, prompt) for prompt in prompts]
-        joined = _joined_caches(loaded, [run.caches for run in runs])
+        joined = _joined_caches([run.caches for run in runs])
         token = mx.array([[int(run.logits[-1].argmax())] for run in runs])
         positions = mx.array([[run.length + run.delta] for run in runs], mx.int32)
         positions = mx.broadcast_to(positions[None], (prompts[0].positions.shape[0], *positions.shape))
@@ -120,21 +121,36 @@ class _Padded:
         )
 
 
-def _joined_caches(loaded: Loaded, rows: list[list[Any]]) -> list[_Padded]:
-    longest = max(cache.keys.shape[2] for row in rows for cache in row) + 4
+class _Stacked:
+    """States of several rows."""
+
+    def __init__(self, rows: list[PlainState]) -> None:
+        self.arrays = {name: mx.concatenate([row.arrays[name] for row in rows]) for name in rows[0].arrays}
+
+    def read(self, name: str) -> mx.array:
+        return self.arrays[name]
+
+    def write(self, name: str, value: mx.array) -> None:
+        self.arrays[name] = value
+
+
+def _joined_caches(rows: list[list[Any]]) -> list[_Padded | _Stacked]:
+    longest = max(cache.keys.shape[2] for row in rows for cache in row if isinstance(cache, PlainCache)) + 4
 
     def pad(array: mx.array) -> mx.array:
         # the filling must not matter: large numbers, not zeros
         filling = mx.full((*array.shape[:2], longest - array.shape[2], array.shape[3]), 1e4, array.dtype)
         return mx.concatenate([array, filling], axis=2)
 
-    return [
-        _Padded(
-            mx.concatenate([pad(row[layer].keys) for row in rows]),
-            mx.concatenate([pad(row[layer].values) for row in rows]),
+    def joined(caches: list[Any]) -> _Padded | _Stacked:
+        if isinstance(caches[0], PlainState):
+            return _Stacked(caches)
+        return _Padded(
+            mx.concatenate([pad(cache.keys) for cache in caches]),
+            mx.concatenate([pad(cache.values) for cache in caches]),
         )
-        for layer in range(len(rows[0]))
-    ]
+
+    return [joined([row[layer] for row in rows]) for layer in range(len(rows[0]))]
 
 
 def assert_rules_idempotent(golden: goldens.Golden, layout: str) -> None:
