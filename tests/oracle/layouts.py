@@ -31,7 +31,10 @@ def float_tensors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def derive(
-    model: PreTrainedModel, to_hub: Rename | None, more: Mapping[str, Rename]
+    model: PreTrainedModel,
+    to_hub: Rename | None,
+    more: Mapping[str, Rename],
+    extra_tensors: Mapping[str, tuple[int, ...]],
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, dict[str, Any]]]:
     """Recipes of the layouts `transformers` and `hub`, and of further ones. Overwrites the model's weights.
 
@@ -55,6 +58,11 @@ def derive(
     integers = {name: array for name, array in stored.items() if array.dtype.kind != "f"}
     numbered = {name: array.astype(np.int64) for name, array in stored.items() if array.dtype.kind == "f"}
     saved = {name: recipe(array, starts, shapes) for name, array in numbered.items()}
+    for name, shape in extra_tensors.items():
+        count = int(np.prod(shape))
+        numbered[name] = np.arange(start, start + count).reshape(shape)
+        starts[name], shapes[name] = start, tuple(shape)
+        start += count
     hub_arrays = to_hub(dict(numbered)) if to_hub else numbered
     hub = {name: recipe(array, starts, shapes) for name, array in hub_arrays.items()}
     whole = {name: name for name in integers}

@@ -30,6 +30,7 @@ class CaseSpec:
         text: prompts of the rows before expansion.
         greedy: number of greedy tokens to record; 0 where rows are padded on the right.
         extras: more outputs, computed from the model.
+        before, after: change the weights for this case alone (a branch), and back.
     """
 
     name: str
@@ -41,6 +42,8 @@ class CaseSpec:
     extras: Callable[[PreTrainedModel, dict[str, Any]], Outputs] | None = None
     not_for_forward: tuple[str, ...] = ()
     not_for_greedy: tuple[str, ...] = ("position_ids",)
+    before: Callable[[PreTrainedModel], None] | None = None
+    after: Callable[[PreTrainedModel], None] | None = None
 
 
 @dataclass
@@ -53,6 +56,8 @@ class Spec:
         to_hub: names (and shapes) of the published layout, from what save_pretrained writes; None where they agree.
         spread: overrides the spread of a tensor by returning (mean, std).
         files: file name -> text or JSON, by folder `shared`, `hub`, `transformers`.
+        extra_tensors: tensors of the published layout that the reference has no place for (branches), by name.
+        only_hub: the reference can load no layout whole; only `hub` is described, and it is not loaded back.
         more: further layouts by name, that the reference cannot load: (names and shapes, configuration).
     """
 
@@ -64,19 +69,22 @@ class Spec:
     to_hub: Rename | None = None
     spread: Callable[[str, tuple[int, ...]], tuple[float, float] | None] | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
-    zero_centred_norms: bool = False
-    prepare: Callable[[PreTrainedModel], None] | None = None
     tolerance: float = 1e-5
+    extra_tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    only_hub: bool = False
     more: Mapping[str, tuple[Rename, Callable[[dict[str, Any]], dict[str, Any]]]] = field(default_factory=dict)
 
 
 def make(spec: Spec, root: Path = GOLDENS) -> Path:
     """Write the golden of `spec`, then load it back through both layouts and compare."""
     model = spec.build().eval().float()
-    saved, hub, further = derive(model, spec.to_hub, {name: rename for name, (rename, _) in spec.more.items()})
+    saved, hub, further = derive(
+        model, spec.to_hub, {name: rename for name, (rename, _) in spec.more.items()}, spec.extra_tensors
+    )
     tensors = fill(model, spec)
-    if spec.prepare:
-        spec.prepare(model)
+    for name, shape in spec.extra_tensors.items():
+        spread = hashed.spread_of(name, shape)
+        tensors[name] = {"shape": list(shape), "mean": spread.mean, "std": spread.std}
     folder = root / spec.family / spec.name
     if folder.exists():
         shutil.rmtree(folder)
@@ -94,9 +102,16 @@ def make(spec: Spec, root: Path = GOLDENS) -> Path:
     cases = spec.cases()
     for case in cases:
         about[case.name] = {"notes": case.notes, "text": case.text}
+        if case.before:
+            case.before(model)
         for group, values in run(model, case).items():
             arrays |= {f"{case.name}/{group}/{name}": value for name, value in values.items()}
+        if case.after:
+            case.after(model)
     np.savez_compressed(folder / "golden.npz", **arrays)
+    layouts = {"hub": "transformers" if hub == saved else same(hub), "transformers": same(saved)}
+    layouts = {"hub": same(hub)} if spec.only_hub else layouts
+    layouts |= {name: same(recipes) for name, recipes in further.items()}
     manifest = {
         "kind": "model",
         "family": spec.family,
@@ -106,11 +121,11 @@ def make(spec: Spec, root: Path = GOLDENS) -> Path:
         "end_of_sequence": end_of_sequence(model),
         "cases": about,
         "tensors": tensors,
-        "layouts": {"hub": "transformers" if hub == saved else same(hub), "transformers": same(saved)}
-        | {name: same(recipes) for name, recipes in further.items()},
+        "layouts": layouts,
     }
     write_manifest(folder / "manifest.json", manifest)
-    verify(spec, type(model), folder, cases[0])
+    if not spec.only_hub:
+        verify(spec, type(model), folder, cases[0])
     return folder
 
 
@@ -127,7 +142,7 @@ def fill(model: PreTrainedModel, spec: Spec) -> dict[str, Any]:
         shape = list(tensor.shape)
         if name in floats:
             chosen = spec.spread(name, tuple(shape)) if spec.spread else None
-            default = hashed.spread_of(name, shape, zero_centred_norms=spec.zero_centred_norms)
+            default = hashed.spread_of(name, shape)
             spread = hashed.Spread(*chosen) if chosen else default
             tensor.copy_(torch.from_numpy(hashed.normal(name, shape, spread)))
             entries[name] = {"shape": shape, "mean": spread.mean, "std": spread.std}

@@ -91,6 +91,11 @@ class Golden:
             for name, parts in groups.items()
         }
 
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Published and saved layouts that a checkpoint can be materialised in."""
+        return tuple(self.manifest["layouts"])
+
     def config(self, layout: str = "transformers") -> dict[str, Any]:
         """The config.json that goes with `layout`."""
         return json.loads((self.folder / _files_of(layout) / "config.json").read_text())

@@ -19,8 +19,6 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _PIECE_MEAN = 4 * 65535 / 2
 _PIECE_STD = (4 * (65536.0**2 - 1) / 12) ** 0.5
 
-NORM_WORDS = ("norm", "ln", "layernorm")
-
 
 @dataclass(frozen=True)
 class Spread:
@@ -52,19 +50,18 @@ def normal(name: str, shape: Sequence[int], spread: Spread = Spread(0.0, 1.0)) -
     return (unit * spread.std + spread.mean).astype(np.float32).reshape(tuple(shape))
 
 
-def spread_of(name: str, shape: Sequence[int], *, zero_centred_norms: bool = False) -> Spread:
+def spread_of(name: str, shape: Sequence[int]) -> Spread:
     """A healthy spread for a parameter, judged by name and shape alone.
 
-    Norm weights lie about one (about zero where a family adds the one itself), biases are small and not zero,
-    embeddings have standard deviation 0.2, matrices and convolutions 1.2 / sqrt(fan in).
+    Vectors (norm weights, scales) lie about one, biases are small and not zero, embeddings have standard deviation 0.2,
+    matrices and convolutions 1.2 / sqrt(fan in).
     """
     leaf = name.rsplit(".", 1)[-1]
     owner = name.rsplit(".", 2)[-2] if name.count(".") else ""
-    is_norm = any(word in owner.lower() for word in NORM_WORDS)
     if leaf.endswith("bias"):
         return Spread(0.0, 0.1)
     if len(shape) <= 1:
-        return Spread(0.0 if is_norm and zero_centred_norms else 1.0, 0.2)
+        return Spread(1.0, 0.2)
     if "embed" in owner and "patch" not in owner and len(shape) == 2:
         return Spread(0.0, 0.2)
     fan_in = shape[-1] if "experts" in name else int(np.prod(shape[1:]))
