@@ -36,9 +36,10 @@ class GenerateOptions:
 
     logit_bias: token id (or its decimal text) -> added value. stop: strings. eos_tokens: further ids or texts that end an
     answer. prefill_step_size: tokens of a prefill chunk. system: put before a prompt that is wrapped as a user turn.
-    chat_template: source to use instead of the checkpoint's. grammar: an object of the `Grammar` protocol, for structured output.
-    prompt_lookup: tokens to guess from repetitions in the prompt; draft_model: a smaller model (from `load`) that guesses
-    num_draft_tokens (4); neither changes an answer. media_policy: what media may be opened; None trusts the local user. timeout: seconds for the whole request.
+    chat_template: source to use instead of the checkpoint's. grammar: an object of the `Grammar` protocol, for structured
+    output. prompt_lookup: how many tokens to guess from repetitions in prompt and answer; draft_model: a smaller model (from
+    `load`) that guesses num_draft_tokens (4); neither changes an answer. media_policy: what media may be opened; None trusts
+    the local user. timeout: seconds for the whole request.
     """
 
     max_tokens: int | None = None
@@ -208,14 +209,14 @@ class GenerateOptions:
             raise OptionError(
                 "num_draft_tokens: expected draft_model beside it; for prompt_lookup give its number there"
             )
-        if self.draft_model is None and self.prompt_lookup is None:
+        if self.prompt_lookup is None and self.draft_model is None:
             return None
         from .engine.speculation import DraftModel, PromptLookup  # as in media
 
-        if self.draft_model is not None and self.prompt_lookup is not None:
-            raise OptionError("prompt_lookup: expected either this or draft_model, got both")
+        if self.draft_model is None:
+            return partial(PromptLookup, self.prompt_lookup or 0)
         if self.prompt_lookup is not None:
-            return partial(PromptLookup, self.prompt_lookup)
+            raise OptionError("prompt_lookup: expected either this or draft_model, got both")
         return partial(DraftModel, self.draft_model, 4 if self.num_draft_tokens is None else self.num_draft_tokens)
 
     @property

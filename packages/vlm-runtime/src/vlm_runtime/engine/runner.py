@@ -82,7 +82,7 @@ class Runner:
             return True
         if not self._encode(context, work.context_features, list(range(len(context.items))), cache, budget):
             return False
-        self.model.encode_context(work.prompt, cast(list[Features], work.context_features), work.caches.layers)
+        self.model.encode_context(context, cast(list[Features], work.context_features), work.caches.layers)
         work.has_context = True
         return True
 
