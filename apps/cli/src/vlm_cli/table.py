@@ -14,6 +14,8 @@ class Row(NamedTuple):
 
 COMMANDS: dict[str, Row] = {
     "generate": Row("Answer one prompt about text and pictures.", "vlm_cli.generate", "generate", "vlm-cli"),
+    "chat": Row("Chat about text and pictures in the terminal.", "vlm_cli.chat", "chat", "vlm-cli"),
+    "video": Row("Answer about videos.", "vlm_cli.generate", "video", "vlm-cli"),
     "serve": Row("Serve models over HTTP.", "vlm_server.cli", "serve", "vlm-server"),
     "convert": Row("Convert, quantize, dequantize, publish a checkpoint.", "vlm_convert.cli", "convert", "vlm-convert"),
     "verify": Row("Compare what two checkpoints predict.", "vlm_convert.cli", "verify", "vlm-convert"),
