@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..core.family import TokenTable
-from ..core.inputs import MediaItem
+from ..core.inputs import MediaItem, MediaKind
 from ..errors import ProcessingError
 from .base import MediaOptions, Processing
 from .image.fixed import reshaped
@@ -76,7 +76,7 @@ class SplitPictures(Processing):
 
     def __init__(self, image_token: int, strategy: SplitStrategy, per_tile: int, table: TokenTable | None) -> None:
         super().__init__(table)
-        self.token_ids = {"image": image_token}
+        self.token_ids: dict[MediaKind, int] = {"image": image_token}
         self.strategy, self.per_tile = strategy, per_tile
 
     def image(self, rgb: np.ndarray, options: MediaOptions) -> MediaItem:

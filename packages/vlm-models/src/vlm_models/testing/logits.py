@@ -4,8 +4,9 @@
 
 INPUTS holds arrays under transformers' argument names: input_ids [B, L] with placeholders expanded, attention_mask (left or right
 padding), and what the family's processor gives (pixel_values, image_grid_thw...). What can be derived (position_ids,
-mm_token_type_ids) may be given and is then checked. OUT gets `logits` float32 [B, L, V], zero at padding, and with --greedy
-`tokens` int64 [B, N], end-of-sequence suppressed.
+mm_token_type_ids) may be given and is then checked. Encoder-decoder families read input_ids with the encoder and take
+decoder_input_ids [B, T], one start token where absent; L is T then. OUT gets `logits` float32 [B, L, V], zero at padding, and
+with --greedy `tokens` int64 [B, N], end-of-sequence suppressed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -27,7 +29,7 @@ from ..processing.base import Processing
 from .forward import greedy, prefill
 
 _TYPE_IDS = {"image": 1, "video": 2, "audio": 3}
-_COMMON = {"input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "cache_position"}
+_COMMON = {"input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "cache_position", "decoder_input_ids"}
 
 
 def prompts_of(processing: Processing, arrays: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, Prompt]]:
@@ -99,18 +101,28 @@ def compute(
     result: dict[str, np.ndarray] = {}
     tokens = []
     for row, (where, prompt) in enumerate(rows):
-        run = prefill(loaded.model, prompt, chunk=chunk)
+        shown = _answered(prompt, arrays, row)
+        run = prefill(loaded.model, shown, chunk=chunk)
         if "logits" not in result:
-            shape = (len(rows), arrays["input_ids"].shape[1], run.logits.shape[1])
-            if prompt.context is not None:
-                shape = (len(rows), len(prompt), run.logits.shape[1])
-            result["logits"] = np.zeros(shape, np.float32)
-        result["logits"][row, np.arange(len(prompt)) if prompt.context is not None else where] = run.logits
+            length = arrays["input_ids"].shape[1] if prompt.context is None else len(shown)
+            result["logits"] = np.zeros((len(rows), length, run.logits.shape[1]), np.float32)
+        result["logits"][row, where if prompt.context is None else np.arange(len(shown))] = run.logits
         if num_greedy:
-            tokens.append(greedy(loaded.model, prompt, num_greedy, suppressed=ends, run=run))
+            own = run if shown is prompt else None
+            tokens.append(greedy(loaded.model, prompt, num_greedy, suppressed=ends, run=own))
     if num_greedy:
         result["tokens"] = np.stack(tokens)
     return result
+
+
+def _answered(prompt: Prompt, arrays: Mapping[str, np.ndarray], row: int) -> Prompt:
+    """The prompt with the decoder's tokens as given, for encoder-decoder families. Raises ProcessingError elsewhere."""
+    if "decoder_input_ids" not in arrays:
+        return prompt
+    if prompt.context is None:
+        raise ProcessingError("decoder_input_ids were given to a family without a decoder of its own")
+    tokens = arrays["decoder_input_ids"][row].astype(np.int32)
+    return replace(prompt, tokens=tokens, positions=np.arange(len(tokens), dtype=np.int32)[None])
 
 
 def main(arguments: list[str] | None = None) -> int:

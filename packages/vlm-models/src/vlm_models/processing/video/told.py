@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...core.family import TokenTable
-from ...core.inputs import MediaItem, MediaKind, Span
-from ...errors import PlaceholderError, ProcessingError
+from ...core.inputs import MediaItem, MediaKind
+from ...errors import ProcessingError
 from ..base import MediaOptions, pick
 from ..idefics import SplitPictures
 from ..image.fixed import reshaped
@@ -39,8 +39,8 @@ def in_words(number: int) -> str:
 
 
 class ToldFrames(SplitPictures):
-    """Pictures as Idefics3, and videos: each frame one tile. Both stand for image tokens, so that items must come in the order
-    of the prompt. Videos hold `pixels` [frames, 3, tile, tile], their grids count frames."""
+    """Pictures as Idefics3, and videos: each frame one tile. Both stand for image tokens. Videos hold `pixels`
+    [frames, 3, tile, tile], their grids count frames."""
 
     def __init__(
         self,
@@ -53,16 +53,13 @@ class ToldFrames(SplitPictures):
     ) -> None:
         """video, image: the two preprocessor files; published ones keep `video_sampling` in either."""
         super().__init__(image_token, strategy, per_tile, table)
+        self.token_ids = {"image": image_token, "video": image_token}
         sampling = pick(video, "video_sampling", pick(image, "video_sampling", {}))
         size = pick(sampling, "video_size", pick(video, "size", {"longest_edge": strategy.tile}))
         if not size.get("longest_edge"):
             raise ProcessingError(f"preprocessor: video_size {size!r} is not supported (longest_edge expected)")
         self.frames = replace(strategy, longest=int(size["longest_edge"]), split=False)
         self.fps, self.max_frames = float(pick(sampling, "fps", 1)), int(pick(sampling, "max_frames", 64))
-
-    @property
-    def kinds(self) -> tuple[MediaKind, ...]:
-        return ("image", "video")
 
     def placeholder(self, kind: MediaKind) -> str:
         return "<video>" if kind == "video" else super().placeholder(kind)
@@ -98,18 +95,3 @@ class ToldFrames(SplitPictures):
         )
         frames = [f"\nFrame from {time // 60:02d}:{time % 60:02d}:{self._whole()}" for time in times]
         return "".join([intro, *frames, "\n\n"])
-
-    def locate(self, tokens: np.ndarray, items: Sequence[MediaItem]) -> tuple[Span, ...]:
-        """Runs of image tokens, handed to pictures and videos alike in order. Raises PlaceholderError."""
-        as_images = [replace(item, kind="image") for item in items]
-        spans = super().locate(tokens, as_images)
-        marks = (
-            (self.table.id("<row_1_col_1>"), self.table.id("<global-img>")) if self.table is not None else (None, None)
-        )
-        for span in spans:
-            item, before = items[span.item], int(tokens[span.start - 1]) if span.start else None
-            is_tiled = item.kind == "image" and item.grid != (0, 0)
-            wrong = marks[1] if is_tiled else marks[0]
-            if span.offset == 0 and wrong is not None and before == wrong:
-                raise PlaceholderError("pictures and videos must be given in the order in which the prompt names them")
-        return spans
