@@ -28,6 +28,7 @@ struct float4 {
   float x, y, z, w;
 };
 using uint = uint32_t;
+using uint3 = emulate::Index3;
 
 using __nv_bfloat16 = emulate::Bfloat;
 using __half = emulate::Half;

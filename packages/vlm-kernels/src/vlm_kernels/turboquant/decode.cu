@@ -27,7 +27,6 @@ __device__ __forceinline__ uint turboquant_pair(float low, float high) {
   return uint(__nv_bfloat16(high).bits) << 16 | __nv_bfloat16(low).bits;
 }
 #else
-typedef unsigned int uint;
 __device__ __forceinline__ void turboquant_mma(float (&c)[4], const uint (&a)[4], const uint (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
@@ -419,51 +418,6 @@ __device__ __forceinline__ void turboquant_decode(
   }
   for (int i = threadIdx.x; i < kRows * DV; i += 32 * kTurboquantWarps)
     if (first_row + i / DV < rows) partial[out_row * DV + i] = sums[i];
-}
-
-// One block per query row: its splits added up, divided, rotated back.
-template <int DV, int THREADS, typename T>
-__device__ __forceinline__ void turboquant_reduce(const float* __restrict__ partial, const float* __restrict__ stats,
-                                                  const float* __restrict__ matrix, float step, int num_splits, int rows,
-                                                  T* __restrict__ out, float* weights, float* y, float* scratch) {
-  constexpr int kGroups = THREADS / DV;
-  const int lane = threadIdx.x & 31, group = threadIdx.x / DV, d = threadIdx.x % DV;
-  const int kv_head = blockIdx.y, row = blockIdx.x;
-  const size_t first = size_t(kv_head) * num_splits * rows + row;
-  TurboquantColumns<DV, kGroups> columns;
-  columns.load(matrix, group, d);
-  float peak = kTurboquantLowest, total = 0.0f;
-  for (int i = lane; i < num_splits; i += 32) peak = fmaxf(peak, stats[(first + size_t(i) * rows) * 2]);
-#pragma unroll
-  for (int i = 1; i < 32; i *= 2) peak = fmaxf(peak, __shfl_xor_sync(kTurboquantLanes, peak, i));
-  for (int i = lane; i < num_splits; i += 32) {
-    float keep = exp2f(stats[(first + size_t(i) * rows) * 2] - peak);
-    total += keep * stats[(first + size_t(i) * rows) * 2 + 1];
-    if (threadIdx.x < 32) weights[i] = keep;
-  }
-#pragma unroll
-  for (int i = 1; i < 32; i *= 2) total += __shfl_xor_sync(kTurboquantLanes, total, i);
-  __syncthreads();
-
-  float sum = 0.0f;
-#pragma unroll 8
-  for (int i = group; i < num_splits; i += kGroups) sum += weights[i] * partial[(first + size_t(i) * rows) * DV + d];
-  scratch[threadIdx.x] = sum;
-  __syncthreads();
-  if (group == 0) {
-    sum = 0.0f;
-    for (int i = 0; i < kGroups; ++i) sum += scratch[i * DV + d];
-    // A row that saw no key gives zeros.
-    y[d] = total > 0.0f ? sum * step / total : 0.0f;
-  }
-  __syncthreads();
-  scratch[threadIdx.x] = columns.dot(y, matrix, group, d);
-  __syncthreads();
-  if (group == 0) {
-    sum = 0.0f;
-    for (int i = 0; i < kGroups; ++i) sum += scratch[i * DV + d];
-    out[(size_t(kv_head) * rows + row) * DV + d] = T(sum);
-  }
 }
 
 #endif
