@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +39,14 @@ def tokens(events: Sequence[Event]) -> list[int]:
 
 
 def run(model: FakeModel, requests: Sequence[Request], options: EngineOptions | None = None) -> list[list[int]]:
+    """Answers to all requests together; the same one step ahead and step by step."""
+    ahead, plain = (_run(model, requests, replace(options or EngineOptions(), runs_ahead=way)) for way in (True, False))
+    if all(request.params.seed is not None or request.params.is_greedy for request in requests):
+        assert ahead == plain
+    return ahead
+
+
+def _run(model: FakeModel, requests: Sequence[Request], options: EngineOptions) -> list[list[int]]:
     core = EngineCore(model, options)
     for index, request in enumerate(requests):
         core.add(index, request)
@@ -116,7 +125,8 @@ def test_random_schedules_leave_every_answer_alone() -> None:
     expected = [greedy(model, p, 14) for p in given]
     for schedule in range(12):
         limits = Limits(max_running=choice.randint(1, 6), chunk_tokens=choice.choice([2, 8, 64]), step_tokens=64)
-        core = EngineCore(model, EngineOptions(limits, prefix_bytes=choice.choice([0, 1 << 20])))
+        options = EngineOptions(limits, prefix_bytes=choice.choice([0, 1 << 20]), runs_ahead=bool(schedule % 2))
+        core = EngineCore(model, options)
         waiting = [(i, choice.randint(1, 14)) for i in range(len(given))]
         choice.shuffle(waiting)
         lengths, answers = dict(waiting), defaultdict(list)

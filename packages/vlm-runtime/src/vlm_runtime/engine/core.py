@@ -1,7 +1,7 @@
 """The step loop: schedule, build the batch, run the model, sample per row, commit. One loop for one request or many.
 
-Used by one thread. Decoding runs one step ahead of the host: the next step is queued before the tokens of the last one are
-read, unless a row's next token depends on what the host makes of them.
+Used by one thread. On a GPU decoding runs one step ahead of the host: the next step is queued before the tokens of the last
+one are read, unless a row's next token depends on what the host makes of them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,23 @@ from .sampler import Row, Sampled, sample
 from .sequence import Sequence
 from .speculation import Drafter, check_speculation
 
+# MLX writes in place only into buffers that no queued work reads. A step ahead therefore copies the caches, which pays while
+# they are small: this much takes about 0.1 ms on a GPU that moves 4 TB/s, and the host's gap between steps is longer.
+AHEAD_BYTES = 256 << 20
+
 
 @dataclass(frozen=True)
 class EngineOptions:
     """limits: of the scheduler. cache: form of the caches. prefix_bytes: budget of caches kept for later prompts; 0 keeps none.
     max_context: most tokens of prompt and answer; None: no limit. drafter: makes the engine's drafter, on its thread; None: no
-    speculation."""
+    speculation. runs_ahead: queue a step before the last one's tokens are read; None: on a GPU, while the caches are small."""
 
     limits: Limits = field(default_factory=Limits)
     cache: CacheOptions = field(default_factory=CacheOptions)
     prefix_bytes: int = 1 << 30
     max_context: int | None = None
     drafter: Callable[[], Drafter] | None = None
+    runs_ahead: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -285,6 +290,13 @@ class EngineCore:
         self._flight = flight
         self._read()
         self._flight = launched if self._sequences else None
+        if not self._runs_ahead():
+            self._read()
+
+    def _runs_ahead(self) -> bool:
+        if self.options.runs_ahead is not None:
+            return self.options.runs_ahead
+        return mx.default_device().type == mx.DeviceType.gpu and self.runner.caches.nbytes <= AHEAD_BYTES
 
     def _speculate(self, drafter: Drafter) -> bool:
         """Draft, check and commit for all rows at once; False where nothing was drafted, so that a plain step is due."""
