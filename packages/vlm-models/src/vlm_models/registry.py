@@ -12,7 +12,9 @@ from .errors import UnsupportedModel
 
 # model_type: module under vlm_models.families
 TABLE: dict[str, str] = {
+    "deepseek_ocr2": "deepseek_ocr2",
     "florence2": "florence2",
+    "gemma3": "gemma3",
     "glm4v": "glm4v",
     "glm_ocr": "glm4v",
     "granite4_vision": "granite4_vision",
@@ -23,6 +25,7 @@ TABLE: dict[str, str] = {
     "llava_next": "llava_next",
     "llava_onevision": "llava_onevision",
     "mistral3": "mistral3",
+    "paligemma": "paligemma",
     "pixtral": "llava",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen2_vl": "qwen2_vl",

@@ -121,7 +121,8 @@ def softmax_route(logits: mx.array, count: int, *, renormalize: bool) -> tuple[m
 
 @dataclass(frozen=True)
 class MoeConfig:
-    """shared: hidden size of the perceptron that every token runs through, gated by a sigmoid of its own; 0 for none."""
+    """shared: hidden size of the perceptron that every token runs through, 0 for none; shared_gate: whether it is gated by a
+    sigmoid of its own. scale: factor on the experts' weights."""
 
     num_experts: int
     num_chosen: int
@@ -130,10 +131,12 @@ class MoeConfig:
     act: str
     renormalize: bool = True
     shared: int = 0
+    shared_gate: bool = True
+    scale: float = 1.0
 
 
 class Moe(nn.Module):
-    """The chosen experts' outputs, weighted (Qwen's mixtures), plus a shared expert where there is one."""
+    """The chosen experts' outputs, weighted (mixtures of Qwen, DeepSeek V2), plus a shared expert where there is one."""
 
     def __init__(self, config: MoeConfig) -> None:
         super().__init__()
@@ -142,15 +145,17 @@ class Moe(nn.Module):
         self.experts = Experts(config.num_experts, config.dim, config.hidden, config.act)
         if config.shared:
             self.shared_expert = GatedMlp(config.dim, config.shared, config.act)
-            self.shared_expert_gate = Linear(config.dim, 1, bias=False)
+            if config.shared_gate:
+                self.shared_expert_gate = Linear(config.dim, 1, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
         config = self.config
         indices, weights = softmax_route(self.gate(x), config.num_chosen, renormalize=config.renormalize)
-        result = combine(self.experts(x, indices), weights)
-        if config.shared:
-            result = result + mx.sigmoid(self.shared_expert_gate(x)) * self.shared_expert(x)
-        return result
+        result = combine(self.experts(x, indices), weights * config.scale)
+        if not config.shared:
+            return result
+        shared = self.shared_expert(x)
+        return result + (mx.sigmoid(self.shared_expert_gate(x)) * shared if config.shared_gate else shared)
 
 
 def combine(outputs: mx.array, weights: mx.array) -> mx.array:

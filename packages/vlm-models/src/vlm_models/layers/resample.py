@@ -9,7 +9,8 @@ import numpy as np
 
 Filter = Literal["linear", "cubic"]
 
-_KEYS = -0.75  # the sharpness torch gives Keys' cubic kernel
+# the sharpness torch gives Keys' cubic kernel, and that with antialias
+_KEYS, _SMOOTH_KEYS = -0.75, -0.5
 
 
 def resample_matrix(size: int, side: int, filter: Filter, *, corners: bool = False) -> np.ndarray:
@@ -32,10 +33,32 @@ def resample_matrix(size: int, side: int, filter: Filter, *, corners: bool = Fal
     return matrix
 
 
-def _cubic(distance: np.ndarray) -> np.ndarray:
-    near = ((_KEYS + 2) * distance - (_KEYS + 3)) * distance * distance + 1
-    far = ((_KEYS * distance - 5 * _KEYS) * distance + 8 * _KEYS) * distance - 4 * _KEYS
-    return np.where(distance <= 1, near, far)
+def _cubic(distance: np.ndarray, sharpness: float = _KEYS) -> np.ndarray:
+    """Keys' kernel at distances of any size."""
+    a = sharpness
+    near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
+    far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))
+
+
+def smooth_matrix(size: int, side: int) -> np.ndarray:
+    """As `resample_matrix` with the cubic filter, which grows with the step when shrinking (antialias)."""
+    step = side / size
+    reach = max(step, 1.0)
+    matrix = np.zeros((size, side))
+    for index in range(size):
+        centre = (index + 0.5) * step
+        first = max(int(centre - 2 * reach + 0.5), 0)
+        last = min(int(centre + 2 * reach + 0.5), side)
+        weights = _cubic(np.abs((np.arange(first, last) - centre + 0.5) / reach), _SMOOTH_KEYS)
+        matrix[index, first:last] = weights / weights.sum()
+    return matrix.astype(np.float32)
+
+
+def resample_smooth(x: mx.array, rows: int, columns: int) -> mx.array:
+    """[n, H, W, D] -> float32 [n, rows, columns, D], cubic with antialias."""
+    down, across = mx.array(smooth_matrix(rows, x.shape[1])), mx.array(smooth_matrix(columns, x.shape[2]))
+    return _along(x.astype(mx.float32), down, across)
 
 
 def resample_bilinear(x: mx.array, rows: int, columns: int) -> mx.array:
