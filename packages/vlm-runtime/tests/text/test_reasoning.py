@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_runtime.text.reasoning import ReasoningSplitter, Split
+from vlm_runtime.text.reasoning import ReasoningSplitter, Split, thinking_markers
 
 
 def run(pieces, **options):
@@ -58,3 +58,12 @@ def test_cuts_do_not_matter(pieces, is_open, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)])]
     assert run(parts, is_open=is_open) == run([text], is_open=is_open) == run(list(text), is_open=is_open)
+
+
+def test_templates_tell_their_markers():
+    assert thinking_markers("{{ '<think>\\n' }}") == ("<think>", "</think>")
+    assert thinking_markers("content.split('</think>')") == ("<think>", "</think>")
+    assert thinking_markers("'<|channel>thought\\n' + x + '<channel|>'") == ("<|channel>thought", "<channel|>")
+    assert thinking_markers("{{ messages }}") is None
+    start, end = thinking_markers("<|channel>")
+    assert run(["<|channel>thought\nhm\n<channel|>four"], start=start, end=end) == Split("hm", "four")

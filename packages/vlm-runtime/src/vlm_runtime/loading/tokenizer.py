@@ -32,6 +32,7 @@ class Tokenizer:
         added_tokens: Every added token by its text.
         control: Finds the strings that steer the model in text.
         chat_templates: Template sources by name; see `vlm_runtime.loading.template.render`.
+        derived: What others build from this tokenizer and want kept as long as it lives.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Tokenizer:
         self.backend = backend
         self.config = dict(config or {})
         self.chat_templates = dict(chat_templates or {})
+        self.derived: dict[Any, Any] = {}
         self.special_tokens, more = _special_tokens(self.config)
         _declare(backend, self.config.get("added_tokens_decoder") or {}, [*self.special_tokens.values(), *more])
         self.added_tokens = {

@@ -7,6 +7,18 @@ from dataclasses import dataclass
 from vlm_runtime.text.markers import partial_marker
 
 THINK = ("<think>", "</think>")
+_MARKERS = (
+    THINK,
+    ("<|channel>thought", "<channel|>"),  # Gemma 4; the token <|channel> opens other channels too
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+)
+
+
+def thinking_markers(chat_template: str) -> tuple[str, str] | None:
+    """The start and end of a thinking block that a chat template shows, or None if it shows none."""
+    signs = ((start.removesuffix("thought"), (start, end)) for start, end in _MARKERS)
+    return next((markers for sign, markers in signs if sign in chat_template or markers[1] in chat_template), None)
 
 
 @dataclass(frozen=True)
