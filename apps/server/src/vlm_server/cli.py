@@ -12,7 +12,6 @@ import click
 
 @click.command()
 @click.option("--model", help="Load it at the start; requests that name none get it.")
-@click.option("--adapter-path", help="Adapter of that model.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8080, show_default=True)
 @click.option("--api-key", envvar="VLM_API_KEY", help="Asked of every route but /health.")
@@ -27,7 +26,6 @@ import click
     "--allowed-local-media-path", "media_roots", multiple=True, type=click.Path(path_type=Path, file_okay=False)
 )
 @click.option("--no-urls", is_flag=True, help="Fetch no media from URLs.")
-@click.option("--allow-request-adapters", is_flag=True, help="Let requests name adapter_path.")
 @click.option("--cors-origin", "cors_origins", multiple=True, help="Origin that browsers may call from.")
 @click.option("--max-body-mb", type=click.IntRange(1), default=64, show_default=True)
 @click.option(

@@ -15,13 +15,15 @@ class AttentionRules:
     """What is fixed per layer.
 
     scale: factor on q.k. window: keys further back than this many positions (the query's own counted) are hidden.
-    softcap: scores s become softcap * tanh(s / softcap). sees_blocks: tokens of one block see each other both ways.
+    softcap: scores s become softcap * tanh(s / softcap). sees_blocks: tokens of one block see each other both ways,
+    within the window unless blocks_beyond_window.
     """
 
     scale: float
     window: int | None = None
     softcap: float | None = None
     sees_blocks: bool = True
+    blocks_beyond_window: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,21 +66,25 @@ class Attention:
         inside = rules.window is None or (self.start is not None and self.start + self.length - first <= rules.window)
         if aligned and inside and blocks is None:
             return None if self.length == 1 else "causal"
-        key = (num_keys, first, rules.window, blocks is not None)
+        beyond = rules.blocks_beyond_window and blocks is not None
+        key = (num_keys, first, rules.window, blocks is not None, beyond)
         if key not in self._masks:
-            self._masks[key] = self._build(num_keys, first, rules.window, blocks)
+            self._masks[key] = self._build(num_keys, first, rules.window, blocks, beyond)
         return self._masks[key]
 
-    def _build(self, num_keys: int, first: int, window: int | None, blocks: mx.array | None) -> mx.array:
+    def _build(
+        self, num_keys: int, first: int, window: int | None, blocks: mx.array | None, beyond: bool
+    ) -> mx.array:
         queries = (self.offsets[:, None] + mx.arange(self.length))[:, :, None]
         keys = (mx.arange(num_keys) + first)[None, None, :]
         visible = keys <= queries
+        near = True if window is None else keys > queries - window
         if blocks is not None:
             own = keys - self.offsets[:, None, None]
             fresh = (own >= 0) & (own < self.length)
             ids = mx.take_along_axis(blocks, mx.clip(own[:, 0, :], 0, self.length - 1), axis=1)
             together = (ids[:, None, :] == blocks[:, :, None]) & (blocks[:, :, None] >= 0) & fresh
-            visible = visible | together
-        if window is not None:
-            visible = visible & (keys > queries - window)
+            visible = (visible & near) | together if beyond else (visible | together) & near
+        else:
+            visible = visible & near
         return visible[:, None]

@@ -33,6 +33,7 @@ class AttentionShape:
     window: int | None = None
     softcap: float | None = None
     sees_blocks: bool = True
+    blocks_beyond_window: bool = False
     interleaved: bool = False
 
 
@@ -55,7 +56,11 @@ class CausalAttention(nn.Module):
         super().__init__()
         self.shape = shape
         self.rules = AttentionRules(
-            shape.head_dim**-0.5 if shape.scale is None else shape.scale, shape.window, shape.softcap, shape.sees_blocks
+            shape.head_dim**-0.5 if shape.scale is None else shape.scale,
+            shape.window,
+            shape.softcap,
+            shape.sees_blocks,
+            shape.blocks_beyond_window,
         )
         kv_size = shape.num_kv_heads * shape.head_dim
         self.q_proj = Linear(shape.dim, shape.num_heads * shape.head_dim, bias=shape.qkv_bias)

@@ -166,6 +166,14 @@ class Processing:
         """Runs that see themselves in both directions. Default: none."""
         return ()
 
+    def typed(self, prompt: Prompt, type_ids: np.ndarray) -> Prompt:
+        """The prompt that these token_type_ids [L] describe. Default: they must be 1 at image tokens and 0 elsewhere.
+
+        Raises ProcessingError where they are not what the family makes of the prompt."""
+        if not np.array_equal(type_ids, prompt.tokens == self.token_ids.get("image", -1)):
+            raise ProcessingError("token_type_ids differ from the places of image tokens")
+        return prompt
+
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[MediaItem]:
         """Items from arrays under transformers' argument names, in prompt order per kind; takes only what it knows.
 

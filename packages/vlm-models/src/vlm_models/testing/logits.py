@@ -29,7 +29,8 @@ from ..processing.base import Processing
 from .forward import greedy, prefill
 
 _TYPE_IDS = {"image": 1, "video": 2, "audio": 3}
-_COMMON = {"input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "cache_position", "decoder_input_ids"}
+_COMMON = {"input_ids", "attention_mask", "position_ids", "cache_position", "decoder_input_ids"}
+_COMMON |= {"mm_token_type_ids", "token_type_ids"}
 
 
 def prompts_of(processing: Processing, arrays: Mapping[str, np.ndarray]) -> list[tuple[np.ndarray, Prompt]]:
@@ -49,6 +50,8 @@ def prompts_of(processing: Processing, arrays: Mapping[str, np.ndarray]) -> list
         own = _own_items(processing, tokens[where], queues)
         prompt = processing.prompt(tokens[where], own)
         _check_derived(processing, prompt, arrays, row, where)
+        if "token_type_ids" in arrays:
+            prompt = processing.typed(prompt, arrays["token_type_ids"][row][where])
         rows.append((where, prompt))
     left = [kind for kind, queue in queues.items() if queue]
     if left:

@@ -1,0 +1,121 @@
+"""Gemma 3 (arXiv:2503.19786): SigLIP at one size, its patch map pooled to 256 tokens, a Gemma 3 decoder; a picture's tokens see
+each other in both directions.
+
+Reference: transformers, Gemma3ForConditionalGeneration. Deviations: pan and scan (crops of long pictures) is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..backbones.gemma import GemmaConfig, GemmaDecoder
+from ..core.config import check, sub, take
+from ..core.family import Family, ProcessorFiles, TokenTable
+from ..core.inputs import Features, MediaItem
+from ..core.weights import Flatten, Rename, Rule
+from ..errors import ConfigError
+from ..fusion.gemma import GemmaModel
+from ..fusion.model import decoder_rules, tower_rules
+from ..layers.norm import RMSNorm
+from ..processing.base import Processing, pick
+from ..processing.gemma import BracketedPictures
+from ..processing.image.fixed import FixedStrategy
+from ..processing.image.pixels import BILINEAR, HALF_MEAN, HALF_STD, Normalize
+from ..towers.siglip import Siglip, SiglipConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """num_tokens: of a picture. brackets: tokens before and behind it."""
+
+    vision: SiglipConfig
+    text: GemmaConfig
+    num_tokens: int
+    image_token: int
+    brackets: tuple[int, int]
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any]) -> Config:
+        vision = SiglipConfig.from_hf(sub(hf, "vision_config"))
+        num_tokens = take(hf, "mm_tokens_per_image", int, 256)
+        side = math.isqrt(num_tokens)
+        check(
+            side * side == num_tokens and vision.side % side == 0,
+            f"{vision.side} patches a side do not pool to {num_tokens}",
+        )
+        return cls(
+            vision,
+            GemmaConfig.from_hf(sub(hf, "text_config"), "gemma3_text"),
+            num_tokens,
+            take(hf, "image_token_index", int, take(hf, "image_token_id", int, 262144)),
+            (
+                take(hf, "boi_token_index", int, take(hf, "boi_token_id", int, 255999)),
+                take(hf, "eoi_token_index", int, take(hf, "eoi_token_id", int, 256000)),
+            ),
+        )
+
+
+class Projector(nn.Module):
+    """Average pooling of the patch map, norm, one matrix that is stored untransposed."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.side, self.out = config.vision.side, math.isqrt(config.num_tokens)
+        self.mm_input_projection_weight = mx.zeros((config.vision.dim, config.text.dim))
+        self.mm_soft_emb_norm = RMSNorm(config.vision.dim, config.vision.norm_eps, offset=1.0)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """[1, side^2, vision dim] -> [num_tokens, dim]."""
+        kernel = self.side // self.out
+        cells = x.reshape(self.out, kernel, self.out, kernel, -1).mean(axis=(1, 3)).reshape(self.out**2, -1)
+        return self.mm_soft_emb_norm(cells) @ self.mm_input_projection_weight
+
+
+class Model(GemmaModel):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.vision_tower = Siglip(config.vision)
+        self.multi_modal_projector = Projector(config)
+        self.language_model = GemmaDecoder(config.text)
+
+    def encode(self, items: Sequence[MediaItem]) -> list[Features]:
+        return [
+            Features(self.multi_modal_projector(self.vision_tower.last(mx.array(item.arrays["pixels"]))))
+            for item in items
+        ]
+
+
+def weights(config: Config) -> Sequence[Rule]:
+    """Published: vision_tower.vision_model.*, language_model.model.*; transformers 5 without the inner vision_model."""
+    return (
+        *tower_rules(),
+        Rename("model.multi_modal_projector.*", "multi_modal_projector.*"),
+        *decoder_rules(tied=True),
+        Flatten("vision_tower.embeddings.patch_embedding.weight"),
+    )
+
+
+def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
+    if pick(files.image, "do_pan_and_scan", False):
+        raise ConfigError("preprocessor: do_pan_and_scan is not supported; switch it off")
+    size = (config.vision.image, config.vision.image)
+    base = FixedStrategy(size=size, resample=BILINEAR, normalize=Normalize(mean=HALF_MEAN, std=HALF_STD))
+    strategy = FixedStrategy.from_files(files.image, base)
+    return BracketedPictures(config.image_token, config.brackets, strategy, config.num_tokens, table)
+
+
+FAMILY = Family(
+    name="gemma3",
+    config=Config.from_hf,
+    model=Model,
+    weights=weights,
+    processing=processing,
+    modalities=("image",),
+    keep_full=("vision_tower.*", "multi_modal_projector.*"),
+)
