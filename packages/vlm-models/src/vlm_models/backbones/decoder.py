@@ -135,7 +135,7 @@ class Decoder(nn.Module):
             return GatedMlp(config.dim, config.hidden, config.act, bias=config.mlp_bias) if own is None else own
 
         self.embed_tokens = Embedding(config.vocab_size, config.dim)
-        self.layers = [DecoderLayer(config, layer, build(layer)) for layer in range(config.num_layers)]
+        self.layers: list[Any] = [DecoderLayer(config, layer, build(layer)) for layer in range(config.num_layers)]
         self.norm = RMSNorm(config.dim, config.norm_eps)
         if not config.tied:
             self.lm_head = Linear(config.dim, config.vocab_size, bias=False)

@@ -6,7 +6,7 @@ Norms multiply by 1 + weight.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import mlx.core as mx
@@ -44,16 +44,16 @@ class HybridConfig(DecoderConfig):
         values = {"head_dim": 256, "partial_rotary_factor": 0.25, "intermediate_size": 0 if has_experts else None, **hf}
         values["layer_types"] = None  # kinds of its own
         windows = (None,) * num_layers
-        config = super().from_hf(values, qkv_bias=bias, out_bias=bias, windows=windows, **fixed)
-        sections = config.rope.sections or (11, 11, 10)
-        check(sum(sections) == config.rope.dim // 2, f"mrope_section {sections} must sum to {config.rope.dim // 2}")
-        return replace(  # type: ignore[return-value]
-            config,
-            rope=replace(config.rope, sections=sections, interleaved=True),
-            delta=_delta(hf, config),
-            linear=_linear_layers(hf, num_layers),
-            moe=_experts(hf, config) if has_experts else None,
-        )
+        base = DecoderConfig.from_hf(values, qkv_bias=bias, out_bias=bias, windows=windows, **fixed)
+        sections = base.rope.sections or (11, 11, 10)
+        check(sum(sections) == base.rope.dim // 2, f"mrope_section {sections} must sum to {base.rope.dim // 2}")
+        own = {
+            "rope": replace(base.rope, sections=sections, interleaved=True),
+            "delta": _delta(hf, base),
+            "linear": _linear_layers(hf, num_layers),
+            "moe": _experts(hf, base) if has_experts else None,
+        }
+        return cls(**{part.name: getattr(base, part.name) for part in fields(base)} | own)
 
 
 def _delta(hf: Mapping[str, Any], config: DecoderConfig) -> GatedDeltaConfig:
