@@ -12,6 +12,7 @@ from vlm_runtime.text.tools.tagged import GLM, JSON_TAGS, QWEN_XML
 FORMATS: dict[str, ToolFormat] = {
     format.name: format for format in (JSON_TAGS, QWEN_XML, GLM, GEMMA, FUNCTION_GEMMA, MISTRAL, LLAMA_JSON, PYTHONIC)
 }
+TOOL_FORMATS = FORMATS  # its name at the package root
 # First row whose strings all stand in the chat template. Order matters: several write <tool_call>.
 _SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<|tool_call>",), "gemma"),
@@ -43,6 +44,7 @@ def parse_tool_calls(text: str, format: ToolFormat, tools: Tools = ()) -> ToolSp
 
 __all__ = [
     "FORMATS",
+    "TOOL_FORMATS",
     "Reading",
     "ToolCall",
     "ToolCallSplitter",
