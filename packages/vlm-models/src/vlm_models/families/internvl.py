@@ -164,7 +164,7 @@ def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) 
     frames = replace(CanvasStrategy.from_files(files.video or files.image, CanvasStrategy(size)), cuts=False)
     if {tiles.tile, frames.tile} != {size}:
         raise ProcessingError(f"preprocessor: tiles of {tiles.tile}, frames of {frames.tile}; the tower takes {size}")
-    base = VideoSampling(min_frames=1, spread="middles", num_frames=_FRAMES)
+    base = VideoSampling(min_frames=1, max_frames=1 << 30, spread="middles", num_frames=_FRAMES)
     sampling = VideoSampling.from_files(files.video, base)
     return TileProcessing(config.image_token, config.tile_tokens, tiles, frames, sampling, table)
 

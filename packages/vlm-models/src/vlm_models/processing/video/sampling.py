@@ -54,8 +54,7 @@ class VideoSampling:
         count = self._wanted(total, rate, options)
         count = min(max(int(count), self.min_frames), most)
         if self.spread == "middles":
-            step = total / count
-            return np.arange(step / 2, total, step).astype(np.int64)[:count]
+            return _stretches(total, count, 0.5)
         return np.linspace(0, total - 1, count).round().astype(np.int64)
 
     def _wanted(self, total: int, rate: float, options: MediaOptions) -> float:
@@ -72,7 +71,14 @@ class VideoSampling:
             count = math.floor(count / self.group) * self.group
         if count < 1:
             return np.arange(most)  # shorter than one group: all there is, the last frame fills it up
-        return np.arange(0, total, total / count).astype(np.int64)[: int(count)]
+        return _stretches(total, int(count), 0)
+
+
+def _stretches(total: int, count: int, inside: float) -> np.ndarray:
+    """The frame at the share `inside` of each of `count` equal stretches."""
+    at = (np.arange(count) + inside) * (total / count)
+    # the reference rounds to float32 before it cuts off
+    return np.minimum(at.astype(np.float32).astype(np.int64), total - 1)
 
 
 @dataclass(frozen=True)
