@@ -35,6 +35,30 @@ RANGES: dict[str, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     "gray": ((0, 360), (0, 5), (40, 62)),
 }
 
+# tan, dark blue, light green, pink, sky blue, wheat, khaki, silver, dark green, brown, teal, navy, lavender, beige,
+# light blue, coral, maroon, light yellow, slate
+PAPERS: tuple[Rgb, ...] = (
+    (210, 180, 140),
+    (0, 0, 139),
+    (144, 238, 144),
+    (255, 192, 203),
+    (135, 206, 235),
+    (245, 222, 179),
+    (240, 230, 140),
+    (192, 192, 192),
+    (0, 100, 0),
+    (139, 69, 19),
+    (0, 128, 128),
+    (0, 0, 128),
+    (230, 230, 250),
+    (245, 245, 220),
+    (173, 216, 230),
+    (255, 127, 80),
+    (128, 0, 0),
+    (255, 255, 224),
+    (47, 79, 79),
+)
+
 MIN_CONTRAST = 105.0  # Euclidean, in RGB
 
 
@@ -53,10 +77,14 @@ def distance(first: Rgb, second: Rgb) -> float:
 
 
 def background(rng: random.Random) -> Rgb:
-    """A plain background: white half of the time, else a light tint, a light gray or a dark tone."""
+    """A plain background: white often, else a light tint, a light gray, a dark tone, a named colour or any colour."""
     kind = rng.random()
-    if kind < 0.5:
+    if kind < 0.36:
         return (255, 255, 255)
+    if kind < 0.46:
+        return rng.choice(PAPERS)
+    if kind < 0.52:
+        return rng.randint(0, 255), rng.randint(0, 255), rng.randint(0, 255)
     if kind < 0.6:
         level = rng.randint(235, 254)
         return (level, level, level)

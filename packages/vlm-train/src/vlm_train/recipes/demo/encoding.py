@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from vlm_train.recipes.demo import layout, preprocessing, shapes, vocabulary
+from vlm_train.recipes.demo.charts import Chart
 from vlm_train.recipes.demo.colors import COLORS
 from vlm_train.recipes.demo.lines import CHARACTERS, Page
 from vlm_train.recipes.demo.questions import Exchange
+from vlm_train.recipes.demo.receipts import Receipt
 from vlm_train.recipes.demo.samples import Picture, Sample
 from vlm_train.recipes.demo.scenes import Scene
 from vlm_train.recipes.demo.shapes import SHAPES
@@ -203,9 +205,13 @@ def _mark_things(
 
 
 def _mark_glyphs(
-    page: Page, x: NDArray[np.float64], y: NDArray[np.float64], cover: NDArray[np.int16], centre: NDArray[np.int16]
+    picture: Page | Chart | Receipt,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    cover: NDArray[np.int16],
+    centre: NDArray[np.int16],
 ) -> None:
-    for glyph in page.glyphs():
+    for glyph in picture.glyphs():
         label = _CHARACTER_CLASS.get(glyph.character)
         if label is None:
             continue

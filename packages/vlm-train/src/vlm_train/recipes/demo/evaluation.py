@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlm_train.recipes.demo import lines, questions, samples
+from vlm_train.recipes.demo import charts, lines, questions, receipts, samples
 from vlm_train.recipes.demo.lines import Limits
 from vlm_train.recipes.demo.samples import Sample
 
@@ -28,6 +28,11 @@ TARGETS: dict[str, float | None] = {
     "follow-up": None,
     "read, long lines": None,
     "read, three lines": None,
+    "chart, tallest": None,
+    "chart, value": None,
+    "receipt": None,
+    "receipt, total": None,
+    "changed": None,
 }
 
 _READING = {
@@ -48,6 +53,17 @@ def draw(task: str, faces: Sequence[str], rng: random.Random) -> Sample:
     if name == "read":
         page = lines.compose(_READING[task], faces, rng)
         return _item((page,), questions.about_text(page.text, rng), thinking)
+    if name == "chart":
+        chart = charts.compose(faces, rng)
+        if mode == "value" and not chart.shows_values:
+            return draw(task, faces, rng)
+        return _item((chart,), questions.about_chart(chart, rng, mode), False)
+    if name == "receipt":
+        receipt = receipts.compose(faces, rng)
+        return _item((receipt,), questions.about_receipt(receipt, rng, mode or name), False)
+    if name == "changed":
+        first, second, change = samples.two_versions(rng)
+        return _item((first, second), questions.about_change(first, second, change, rng), False)
     if name == "sum":
         return _item((), questions.about_sum(rng, held_out=True), thinking)
     if name in ("hello", "talk"):

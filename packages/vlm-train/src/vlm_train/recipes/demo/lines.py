@@ -7,7 +7,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from vlm_train.recipes.demo import colors, fonts
 from vlm_train.recipes.demo.colors import Rgb
@@ -69,13 +69,21 @@ class Page:
     def glyphs(self) -> list[Glyph]:
         """Every character's box: its advance wide, the font's ascent and descent high."""
         font = fonts.load(self.face, self.size)
-        ascent, descent = font.getmetrics()
-        boxes = []
-        for line, top in zip(self.lines, self.tops, strict=True):
-            edges = [self.left + font.getlength(line[:end]) for end in range(len(line) + 1)]
-            for character, left, right in zip(line, edges, edges[1:]):
-                boxes.append(Glyph(character, left, top + 0.12 * ascent, right, top + ascent + 0.6 * descent))
-        return boxes
+        return [
+            glyph
+            for line, top in zip(self.lines, self.tops, strict=True)
+            for glyph in glyph_boxes(line, self.left, top, font)
+        ]
+
+
+def glyph_boxes(text: str, left: float, top: float, font: ImageFont.FreeTypeFont) -> list[Glyph]:
+    """The box of each character of a line drawn at (left, top): its advance wide, about the font's height high."""
+    ascent, descent = font.getmetrics()
+    edges = [left + font.getlength(text[:end]) for end in range(len(text) + 1)]
+    return [
+        Glyph(character, start, top + 0.12 * ascent, end, top + ascent + 0.6 * descent)
+        for character, start, end in zip(text, edges, edges[1:])
+    ]
 
 
 def _number(rng: random.Random) -> str:

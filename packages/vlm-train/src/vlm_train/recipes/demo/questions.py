@@ -6,7 +6,9 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+from vlm_train.recipes.demo.charts import Chart
 from vlm_train.recipes.demo.colors import COLORS
+from vlm_train.recipes.demo.receipts import Receipt, money
 from vlm_train.recipes.demo.scenes import Scene, Thing
 from vlm_train.recipes.demo.shapes import SHAPES
 
@@ -75,6 +77,24 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "In which image are there more {plural}?",
         "Where are there more {plural}?",
     ),
+    "changed": ("What changed?", "What has changed?", "What is different?", "What is the difference?"),
+    "tallest": ("Which bar is tallest?", "Which bar is the tallest?", "Which bar is highest?", "Name the tallest bar."),
+    "shortest": (
+        "Which bar is shortest?",
+        "Which bar is the shortest?",
+        "Which bar is lowest?",
+        "Name the shortest bar.",
+    ),
+    "value": ("What is the value of {label}?", "What value does {label} have?", "Tell me the value of {label}."),
+    "bars": ("How many bars are there?", "How many bars do you see?", "Count the bars."),
+    "receipt": (
+        "Give the receipt as JSON.",
+        "Give this receipt as JSON.",
+        "Write the receipt as JSON.",
+        "Receipt as JSON.",
+    ),
+    "total": ("What is the total?", "How much is the total?", "What is the total price?", "Tell me the total."),
+    "price": ("What is the price of {name}?", "How much is {name}?", "What is the price of the {name}?"),
     "compare": ("Compare these images.", "Compare the images.", "Describe the images.", "Compare the two images."),
     "hello": ("Say hello.", "Say hello!", "Say hi.", "Hello!", "Hello", "Hi", "Greet me.", "Please say hello."),
     "greeting": ("Hello, how are you?", "How are you?", "Hello, how are you", "Hi, how are you?"),
@@ -254,6 +274,41 @@ def about_both(first: Scene, second: Scene, rng: random.Random) -> Exchange:
     return Exchange(
         "compare", wording("compare", rng, False), thought + enumerate_things(second, second.in_order()), answer
     )
+
+
+def about_change(first: Scene, second: Scene, answer: str, rng: random.Random, canonical: bool = False) -> Exchange:
+    """What differs between two pictures, one of which was made from the other."""
+    thought = f"first:\n{enumerate_things(first, first.in_order())}second:\n"
+    thought += enumerate_things(second, second.in_order())
+    return Exchange("changed", wording("changed", rng, canonical), thought, answer)
+
+
+def about_chart(chart: Chart, rng: random.Random, task: str, canonical: bool = False) -> Exchange:
+    """`tallest`, `shortest`, `bars`, or `value` of a random bar (the chart must show its values)."""
+    question = wording(task, rng, canonical)
+    if chart.shows_values:
+        thought = "".join(f"{label}: {value}\n" for label, value in zip(chart.labels, chart.values, strict=True))
+    else:
+        thought = f"bars: {len(chart.values)}\n"
+    if task == "value":
+        index = rng.randrange(len(chart.labels))
+        question, answer = question.format(label=chart.labels[index]), str(chart.values[index])
+        return Exchange(task, question, thought, answer, is_verbatim=True)
+    if task == "bars":
+        return Exchange(task, question, thought, str(len(chart.values)))
+    return Exchange(task, question, thought, chart.tallest if task == "tallest" else chart.shortest, is_verbatim=True)
+
+
+def about_receipt(receipt: Receipt, rng: random.Random, task: str, canonical: bool = False) -> Exchange:
+    """`receipt` (all of it as JSON), `total`, or `price` of a random item."""
+    question = wording(task, rng, canonical)
+    thought = f"items: {len(receipt.items)}\n"
+    if task == "receipt":
+        return Exchange(task, question, thought, receipt.as_json())
+    if task == "total":
+        return Exchange(task, question, thought, money(receipt.total), is_verbatim=True)
+    name, cents = rng.choice(receipt.items)
+    return Exchange(task, question.format(name=name), thought, money(cents), is_verbatim=True)
 
 
 def is_held_out(a: int, b: int) -> bool:

@@ -5,32 +5,37 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
-from vlm_train.recipes.demo import lines, questions, scenes
+from vlm_train.recipes.demo import charts, colors, lines, questions, receipts, scenes
+from vlm_train.recipes.demo.charts import Chart
 from vlm_train.recipes.demo.colors import COLORS
 from vlm_train.recipes.demo.lines import Limits, Page
 from vlm_train.recipes.demo.questions import Exchange
+from vlm_train.recipes.demo.receipts import Receipt
 from vlm_train.recipes.demo.scenes import Scene
 from vlm_train.recipes.demo.shapes import SHAPES
 
-Picture = Scene | Page
+Picture = Scene | Page | Chart | Receipt
 Kind = tuple[str | None, str | None]
 
 # Task and share of the samples.
 MIX = (
-    ("read", 0.42),
-    ("count", 0.17),
-    ("describe", 0.08),
-    ("look", 0.08),
-    ("where", 0.07),
+    ("read", 0.36),
+    ("count", 0.15),
+    ("describe", 0.06),
+    ("look", 0.06),
+    ("where", 0.06),
     ("more", 0.10),
     ("compare", 0.01),
-    ("sum", 0.05),
-    ("talk", 0.02),
+    ("changed", 0.04),
+    ("chart", 0.06),
+    ("receipt", 0.06),
+    ("sum", 0.03),
+    ("talk", 0.01),
 )
 
 
@@ -46,14 +51,14 @@ class Sample:
 
 def limits(progress: float, rng: random.Random) -> Limits:
     """How hard a text picture is at `progress` (0 to 1) through the training: short and large first."""
-    if progress < 0.05:
+    if progress < 0.012:
         return Limits(max_characters=4, min_size=28, max_size=48, largest=252)
-    if progress < 0.15:
+    if progress < 0.04:
         return Limits(max_characters=8, min_size=22, max_size=48, largest=336)
     hard = rng.random()
     if hard < 0.6:
         return Limits(max_characters=8, min_size=20, max_size=56)
-    if hard < 0.85 or progress < 0.4:
+    if hard < 0.85 or progress < 0.1:
         return Limits(max_characters=16, min_size=16, max_size=48)
     return Limits(max_characters=16, max_lines=3, min_size=14, max_size=40)
 
@@ -66,12 +71,22 @@ def draw(progress: float, faces: Sequence[str], rng: random.Random) -> Sample:
         page = lines.compose(limits(progress, rng), faces, rng)
         exchange = questions.about_text(page.text, rng)
         return _sample((page,), [exchange], thinking, rng)
+    if task == "chart":
+        chart = charts.compose(faces, rng)
+        return _sample((chart,), chart_questions(chart, rng), thinking, rng)
+    if task == "receipt":
+        receipt = receipts.compose(faces, rng)
+        asked = rng.sample(("receipt", "receipt", "total", "price"), rng.choice((1, 2, 3)))
+        return _sample((receipt,), [questions.about_receipt(receipt, rng, about) for about in asked], thinking, rng)
+    if task == "changed":
+        first, second, change = two_versions(rng)
+        return _sample((first, second), [questions.about_change(first, second, change, rng)], thinking, rng)
     if task == "sum":
         return _sample((), [questions.about_sum(rng, held_out=False)], thinking, rng)
     if task == "talk":
         return _sample((), [questions.about_nothing(rng)], thinking, rng)
     if task in ("more", "compare"):
-        first, second, kind = two_scenes(rng, most=4 if task == "compare" or progress < 0.1 else 9)
+        first, second, kind = two_scenes(rng, most=4 if task == "compare" or progress < 0.03 else 9)
         if task == "compare":
             return _sample((first, second), [questions.about_both(first, second, rng)], thinking, rng)
         exchanges = [questions.about_more(first, second, kind, rng)]
@@ -79,7 +94,7 @@ def draw(progress: float, faces: Sequence[str], rng: random.Random) -> Sample:
             exchanges.append(questions.about_more(first, second, any_kind(rng), rng))
         return _sample((first, second), exchanges, thinking, rng)
     if task == "count":
-        scene, kind = scene_to_count(rng, most=4 if progress < 0.05 else 9)
+        scene, kind = scene_to_count(rng, most=4 if progress < 0.012 else 9)
         main = questions.about_count(scene, rng, kind)
     elif task == "where":
         scene = scene_to_place(rng)
@@ -100,6 +115,12 @@ def draw(progress: float, faces: Sequence[str], rng: random.Random) -> Sample:
     if rng.random() < 0.5:
         rng.shuffle(exchanges)
     return _sample((scene,), exchanges, thinking, rng)
+
+
+def chart_questions(chart: Chart, rng: random.Random) -> list[Exchange]:
+    """One to three questions that the chart answers."""
+    about = ["tallest", "tallest", "shortest", "bars", *(["value", "value", "value"] if chart.shows_values else [])]
+    return [questions.about_chart(chart, rng, task) for task in rng.sample(about, rng.choice((1, 2, 3)))]
 
 
 def any_question(scene: Scene, rng: random.Random) -> Exchange | None:
@@ -146,6 +167,8 @@ def _others(kind: Kind, number: int, rng: random.Random) -> list[tuple[str, str]
 
 
 def _canvas(number: int, rng: random.Random, largest: int = 448) -> tuple[int, int]:
+    if largest == 448 and rng.random() < 0.06:  # larger pictures are shrunk to the pixel limit
+        return rng.choice(((512, 512), (640, 480), (480, 640), (600, 400), (512, 384), (800, 600)))
     while True:
         width, height = scenes.canvas(rng, 96 if number < 5 else 140 if number < 9 else 168, largest)
         if width * height >= number * 2600:
@@ -170,10 +193,10 @@ def scene_to_describe(rng: random.Random) -> Scene:
     return scenes.compose(kinds, *_canvas(number, rng), rng)
 
 
-def scene_to_place(rng: random.Random) -> Scene:
+def scene_to_place(rng: random.Random, largest: int = 448) -> Scene:
     """One thing clearly in a random cell, and up to five others in cells of their own or anywhere."""
     while True:
-        width, height = _canvas(3, rng)
+        width, height = _canvas(3, rng, largest)
         scene = scenes.compose([], width, height, rng)
         kinds = _things((None, None), rng.choice((1, 1, 2, 3, 4, 5, 6)), rng)
         for color, shape in kinds:
@@ -202,6 +225,55 @@ def two_scenes(rng: random.Random, most: int = 9, largest: int = 280) -> tuple[S
         width, height = size if size and size[0] * size[1] >= len(kinds) * 2600 else _canvas(len(kinds), rng, largest)
         pair.append(scenes.compose(kinds, width, height, rng))
     return pair[0], pair[1], kind
+
+
+def two_versions(rng: random.Random) -> tuple[Scene, Scene, str]:
+    """A scene, the same scene with one thing moved, recoloured, added or removed, and what changed in words."""
+    while True:
+        scene = scene_to_place(rng, largest=280)
+        names = [(thing.color, thing.shape) for thing in scene.things]
+        unique = [t for t in scene.things if names.count((t.color, t.shape)) == 1 and scene.is_clear(t)]
+        kind = rng.choice(
+            ("moved", "recoloured", "added", "removed", "moved", "recoloured", "added", "removed", "none")
+        )
+        if kind == "none":
+            return scene, scene, "Nothing changed."
+        if kind == "added":
+            color, shape = rng.choice(COLORS), rng.choice(SHAPES)
+            after = scenes.compose_at(color, shape, (rng.randint(0, 2), rng.randint(0, 2)), scene, rng)
+            if after is None or (color, shape) in names or len(scene.things) > 6:
+                continue
+            return scene, after, f"{'An' if color == 'orange' else 'A'} {color} {shape} was added."
+        if not unique:
+            continue
+        thing = rng.choice(unique)
+        others = tuple(other for other in scene.things if other is not thing)
+        rest = Scene(scene.width, scene.height, scene.paper, others)
+        if kind == "removed":
+            if not others:
+                continue
+            return scene, rest, f"The {thing.color} {thing.shape} was removed."
+        if kind == "recoloured":
+            color = rng.choice([c for c in COLORS if c != thing.color and (c, thing.shape) not in names])
+            fill = colors.shade(color, rng)
+            if colors.distance(fill, scene.paper) < colors.MIN_CONTRAST:
+                continue
+            painted = replace(thing, color=color, fill=fill)
+            after = Scene(scene.width, scene.height, scene.paper, (*others, painted))
+            return scene, after, f"The {thing.color} {thing.shape} turned {color}."
+        row, column = rng.randint(0, 2), rng.randint(0, 2)
+        if (row, column) == scene.cell(thing):
+            continue
+        size = thing.form.size
+        for _ in range(12):
+            left = int((column + rng.uniform(0.16, 0.84)) / 3 * scene.width - size / 2)
+            top = int((row + rng.uniform(0.16, 0.84)) / 3 * scene.height - size / 2)
+            moved = replace(thing, left=left, top=top)
+            after = Scene(scene.width, scene.height, scene.paper, (*others, moved))
+            inside = left >= 1 and top >= 1 and left + size < scene.width and top + size < scene.height
+            if inside and all(scenes.is_apart(moved, other) for other in others) and after.is_clear(moved):
+                text = f"The {thing.color} {thing.shape} moved from {scene.place(thing)} to {after.place(moved)}."
+                return scene, after, text
 
 
 def _sample(pictures: tuple[Picture, ...], exchanges: list[Exchange], thinking: bool, rng: random.Random) -> Sample:

@@ -16,7 +16,7 @@ CELLS = (
     ("bottom left", "bottom", "bottom right"),
 )
 MAX_OBJECTS = 12
-_GAP = 5  # pixels between two objects' bounding squares, and to the border's inside
+_GAP = 4  # pixels between two objects' bounding squares, and to the border's inside
 _CLEAR = 0.045  # a position is only asked for if the centre keeps this share of the side from the cell's border
 _SMALLEST = 18
 
@@ -64,8 +64,8 @@ class Scene:
         )
 
     def in_order(self) -> list[Thing]:
-        """Things cell by cell in reading order, from left to right within a cell."""
-        return sorted(self.things, key=lambda thing: (self.cell(thing), thing.left, thing.top))
+        """Things from left to right, by their centres."""
+        return sorted(self.things, key=lambda thing: thing.centre)
 
     def draw(self) -> Image.Image:
         """The picture, RGB."""
@@ -89,7 +89,7 @@ def canvas(rng: random.Random, smallest: int = 112, largest: int = 448) -> tuple
     """Width and height: small ones more often, aspect at most 3:1, some multiples of 28 and some not."""
 
     def side() -> int:
-        pixels = smallest + (largest - smallest) * rng.betavariate(1.1, 2.4)
+        pixels = smallest + (largest - smallest) * rng.betavariate(1.1, 2.0)
         return round(pixels / 28) * 28 if rng.random() < 0.5 else round(pixels)
 
     if rng.random() < 0.15:
@@ -150,15 +150,20 @@ def _place(
         if size + 4 > min(width, height):
             continue
         left, top = rng.randint(2, width - size - 2), rng.randint(2, height - size - 2)
-        if all(
-            left >= o.left + o.form.size + _GAP
-            or o.left >= left + size + _GAP
-            or top >= o.top + o.form.size + _GAP
-            or o.top >= top + size + _GAP
-            for o in others
-        ):
-            return Thing(shape, color, shapes.form(shape, size, rng), fill, outline, left, top)
+        thing = Thing(shape, color, shapes.form(shape, size, rng), fill, outline, left, top)
+        if all(is_apart(thing, other) for other in others):
+            return thing
     return None
+
+
+def is_apart(first: Thing, second: Thing) -> bool:
+    """Whether the bounding squares keep a gap."""
+    return (
+        first.left >= second.left + second.form.size + _GAP
+        or second.left >= first.left + first.form.size + _GAP
+        or first.top >= second.top + second.form.size + _GAP
+        or second.top >= first.top + first.form.size + _GAP
+    )
 
 
 def compose_at(color: str, shape: str, cell: tuple[int, int], scene: Scene, rng: random.Random) -> Scene | None:
@@ -176,12 +181,6 @@ def compose_at(color: str, shape: str, cell: tuple[int, int], scene: Scene, rng:
         if left < 1 or top < 1 or left + size >= scene.width or top + size >= scene.height:
             continue
         thing = Thing(shape, color, shapes.form(shape, size, rng), fill, None, left, top)
-        if all(
-            left >= o.left + o.form.size + 3
-            or o.left >= left + size + 3
-            or top >= o.top + o.form.size + 3
-            or o.top >= top + size + 3
-            for o in scene.things
-        ):
+        if all(is_apart(thing, other) for other in scene.things):
             return Scene(scene.width, scene.height, scene.paper, (*scene.things, thing))
     return None

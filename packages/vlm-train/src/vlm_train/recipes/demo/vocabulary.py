@@ -6,6 +6,8 @@ token; everything else is spelled in bytes, so that text read from a picture cos
 
 from __future__ import annotations
 
+from functools import cache
+
 VOCABULARY_SIZE = 1024  # rows of the embedding; the tokens end earlier and leave room for more words
 
 END_OF_TEXT = "<|endoftext|>"
@@ -43,12 +45,16 @@ which white who word words write written yellow yes you your zero zeros
 # Pieces of JSON as the pre-tokenizer cuts them.
 PIECES = ('{"', '":', ' [{"', ' {"', "},", "}],", '",', '"},', '"}],', ' "', '"}', "}]", "\n\n", " (", ").", " =")
 
+# Words found useful later; they come last, so that no id changes.
+MORE_WORDS = ("added", "turned", "became", "lead", "carry", "dollars", "JSON", "cents", "week", "day")
 
-def byte_characters() -> list[str]:
+
+@cache
+def byte_characters() -> tuple[str, ...]:
     """Printable stand-ins for bytes 0 to 255, in byte order (the alphabet of byte-level BPE, GPT-2, 2019)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     stand_ins = iter(range(256, 512))
-    return [chr(byte) if byte in printable else chr(next(stand_ins)) for byte in range(256)]
+    return tuple(chr(byte) if byte in printable else chr(next(stand_ins)) for byte in range(256))
 
 
 def spell(text: str) -> str:
@@ -57,7 +63,8 @@ def spell(text: str) -> str:
     return "".join(alphabet[byte] for byte in text.encode())
 
 
-def tokens() -> list[str]:
+@cache
+def tokens() -> tuple[str, ...]:
     """Every token in id order, as it stands in tokenizer.json.
 
     Raises:
@@ -65,8 +72,9 @@ def tokens() -> list[str]:
     """
     ordered = [*byte_characters(), *SPECIAL, *MARKERS]
     texts = [*ROLES, *(form for word in WORDS for form in (" " + word, word, word.capitalize())), *PIECES]
+    texts += [form for word in MORE_WORDS for form in (" " + word, word)]
     ordered += [spell(text) for text in texts]
     unique = list(dict.fromkeys(ordered))
     if len(unique) > VOCABULARY_SIZE:
         raise ValueError(f"expected at most {VOCABULARY_SIZE} tokens, got {len(unique)}; drop some words")
-    return unique
+    return tuple(unique)

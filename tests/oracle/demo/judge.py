@@ -1,0 +1,140 @@
+"""Ask transformers what the demo checkpoint answers, on held-out items of the recipe or on independent pictures.
+
+`python judge.py CHECKPOINT --items 300 [--independent] [--fonts DIR...]` prints the table of answers and the wrong ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+import independent
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+
+from vlm_train.recipes.demo import encoding, evaluation, fonts, layout, preprocessing
+from vlm_train.recipes.demo.evaluation import Score
+
+Question = tuple[str, list[Image.Image], list[str], list[str], bool]
+
+
+def questions(options: argparse.Namespace) -> list[Question]:
+    """(task, images, questions so far, answers, thinking)."""
+    if options.independent:
+        made = independent.items(options.items, options.seed, options.fonts)
+        return [(task, images, [question], [answer], False) for task, images, question, answer in made]
+    faces = fonts.find(options.fonts)
+    asked = []
+    for task in options.tasks or evaluation.TARGETS:
+        rng = random.Random(f"{options.seed}/{task}")
+        for _ in range(options.items):
+            sample = evaluation.draw(task, faces, rng)
+            exchanges = sample.exchanges
+            asked.append(
+                (
+                    task,
+                    list(sample.images),
+                    [e.question for e in exchanges],
+                    [e.answer for e in exchanges],
+                    sample.thinking,
+                )
+            )
+    return asked
+
+
+class Judge:
+    def __init__(self, checkpoint: str) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+        self.model = Qwen2VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.mean = torch.tensor(layout.IMAGE_MEAN).repeat_interleave(196)
+        self.std = torch.tensor(layout.IMAGE_STD).repeat_interleave(196)
+
+    def pixels(self, images: list[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        """pixel_values and image_grid_thw."""
+        rows, grids = [], []
+        for image in images:
+            resized = preprocessing.resize(image.convert("RGB"))
+            flat = (torch.from_numpy(preprocessing.patches(resized)).float() / 255 - self.mean) / self.std
+            rows.append(flat.view(len(flat), 3, 1, 196).expand(-1, -1, 2, -1).reshape(len(flat), -1))
+            grids.append([1, resized.shape[0] // 14, resized.shape[1] // 14])
+        return torch.cat(rows), torch.tensor(grids)
+
+    @torch.no_grad()
+    def ask(self, images: list[Image.Image], asked: list[str], answers: list[str], thinking: bool) -> str:
+        """The answer to the last question, the earlier ones having been answered with `answers`."""
+        messages: list[dict] = []
+        for index, question in enumerate(asked):
+            media = [{"type": "image"} for _ in images] if index == 0 else []
+            messages.append({"role": "user", "content": [*media, {"type": "text", "text": question}]})
+            if index + 1 < len(asked):
+                messages.append({"role": "assistant", "content": answers[index]})
+        prompt = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+        )
+        media = {}
+        if images:
+            values, grid = self.pixels(images)
+            for rows, columns in grid[:, 1:].tolist():
+                prompt = prompt.replace("<|image_pad|>", "<|slot|>" * (rows * columns // 4), 1)
+            prompt = prompt.replace("<|slot|>", "<|image_pad|>")
+            media = {"pixel_values": values, "image_grid_thw": grid}
+        ids = torch.tensor([self.tokenizer(prompt, add_special_tokens=False)["input_ids"]])
+        if images:
+            media["mm_token_type_ids"] = (ids == encoding.IMAGE_ID).long()
+        out = self.model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=220, do_sample=False, **media
+        )
+        return self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("checkpoint")
+    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--independent", action="store_true")
+    parser.add_argument("--tasks", nargs="+")
+    parser.add_argument("--fonts", nargs="+", default=list(fonts.FOLDERS))
+    parser.add_argument("--wrong", type=Path, help="write the wrong answers here, one JSON object a line")
+    options = parser.parse_args()
+    judge = Judge(options.checkpoint)
+    tally: dict[str, list[int]] = {}
+    wrong = []
+    for task, images, asked, answers, thinking in questions(options):
+        said = judge.ask(images, asked, answers, thinking)
+        expected = answers[-1]
+        right = (
+            expected in said.lower()
+            if options.independent and task == "describe"
+            else evaluation.is_right(said, expected)
+        )
+        edits = evaluation.distance(evaluation.answer(said), expected)
+        counts = tally.setdefault(task, [0, 0, 0, 0])
+        for index, value in enumerate((int(right), 1, edits, len(expected))):
+            counts[index] += value
+        if not right:
+            wrong.append(
+                {
+                    "task": task,
+                    "question": asked[-1],
+                    "expected": expected,
+                    "said": said,
+                    "sizes": [i.size for i in images],
+                }
+            )
+            if len(wrong) <= 40 and images and options.wrong:
+                images[0].save(options.wrong.with_suffix(f".{len(wrong)}.png"))
+    scores = [
+        Score(task, right, total, edits / length if task.startswith("read") else None)
+        for task, (right, total, edits, length) in tally.items()
+    ]
+    print(evaluation.table(scores))
+    if options.wrong:
+        options.wrong.write_text("".join(json.dumps(record) + "\n" for record in wrong), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
