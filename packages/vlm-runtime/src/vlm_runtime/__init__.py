@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from .loading.hub import cached_models, resolve_checkpoint
     from .media.policy import MediaPolicy
     from .options import GenerateOptions
+    from .pool import ModelName, ModelPool
     from .processor import Processor
     from .request import Event, Request, SamplingParams, ThinkingParams, TokenLogprob
     from .results import GenerationResult
     from .text.reasoning import ReasoningSplitter
+    from .text.structured import Grammar, GrammarSpec
+    from .text.tools import TOOL_FORMATS, ToolCall, ToolCallSplitter, ToolFormat, detect_format, parse_tool_calls
+    from .text.tools.choice import tool_grammar
 
 __version__ = "0.1.0"
 
@@ -41,28 +45,40 @@ _HOMES = {
     "EngineStats": ".engine.core",
     "Event": ".request",
     "GenerateOptions": ".options",
-    "MediaPolicy": ".media.policy",
-    "ReasoningSplitter": ".text.reasoning",
     "GenerationResult": ".results",
+    "Grammar": ".text.structured",
+    "GrammarSpec": ".text.structured",
+    "MediaPolicy": ".media.policy",
+    "ModelName": ".pool",
+    "ModelPool": ".pool",
     "Processor": ".processor",
+    "ReasoningSplitter": ".text.reasoning",
     "Request": ".request",
     "SamplingParams": ".request",
+    "TOOL_FORMATS": ".text.tools",
     "ThinkingParams": ".request",
     "TokenLogprob": ".request",
+    "ToolCall": ".text.tools",
+    "ToolCallSplitter": ".text.tools",
+    "ToolFormat": ".text.tools",
     "VisionFeatureCache": ".cache",
     "apply_chat_template": ".api",
     "batch_generate": ".api",
     "cached_models": ".loading.hub",
+    "detect_format": ".text.tools",
     "engine_of": ".api",
     "generate": ".api",
     "load": ".api",
     "load_config": ".api",
+    "parse_tool_calls": ".text.tools",
     "resolve_checkpoint": ".loading.hub",
     "stream_generate": ".api",
+    "tool_grammar": ".text.tools.choice",
     "unload": ".api",
 }
 
 __all__ = [
+    "TOOL_FORMATS",
     "AsyncEngine",
     "CacheOptions",
     "CacheStats",
@@ -73,23 +89,33 @@ __all__ = [
     "Event",
     "GenerateOptions",
     "GenerationResult",
+    "Grammar",
+    "GrammarSpec",
     "MediaPolicy",
+    "ModelName",
+    "ModelPool",
     "Processor",
     "ReasoningSplitter",
     "Request",
     "SamplingParams",
     "ThinkingParams",
     "TokenLogprob",
+    "ToolCall",
+    "ToolCallSplitter",
+    "ToolFormat",
     "VisionFeatureCache",
     "apply_chat_template",
     "batch_generate",
     "cached_models",
+    "detect_format",
     "engine_of",
     "generate",
     "load",
     "load_config",
+    "parse_tool_calls",
     "resolve_checkpoint",
     "stream_generate",
+    "tool_grammar",
     "unload",
 ]
 

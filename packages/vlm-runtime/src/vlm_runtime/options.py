@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .engine.speculation import Drafter
     from .media.policy import MediaPolicy
     from .processor import Processor
+    from .text.structured import GrammarSpec
 
 ALIASES = {
     "thinking_token_budget": "thinking_budget",
@@ -36,10 +37,10 @@ class GenerateOptions:
 
     logit_bias: token id (or its decimal text) -> added value. stop: strings. eos_tokens: further ids or texts that end an
     answer. prefill_step_size: tokens of a prefill chunk. system: put before a prompt that is wrapped as a user turn.
-    chat_template: source to use instead of the checkpoint's. grammar: an object of the `Grammar` protocol, for structured
-    output. prompt_lookup: how many tokens to guess from repetitions in prompt and answer; draft_model: a smaller model (from
-    `load`) that guesses num_draft_tokens (4); neither changes an answer. media_policy: what media may be opened; None trusts
-    the local user. timeout: seconds for the whole request.
+    chat_template: source to use instead of the checkpoint's. grammar: what the answer must look like (`GrammarSpec`), or an
+    object of the `Grammar` protocol. prompt_lookup: how many tokens to guess from repetitions in prompt and answer.
+    draft_model: a smaller model (from `load`) that guesses num_draft_tokens (4); neither changes an answer. media_policy: what
+    media may be opened; None trusts the local user. timeout: seconds for the whole request.
     """
 
     max_tokens: int | None = None
@@ -79,7 +80,7 @@ class GenerateOptions:
     max_frames: int | None = None
     system: str | None = None
     chat_template: str | None = None
-    grammar: Grammar | None = None
+    grammar: Grammar | GrammarSpec | None = None
     vision_cache: VisionFeatureCache | None = None
     media_policy: MediaPolicy | None = None
     use_prefix_cache: bool | None = None
@@ -156,16 +157,19 @@ class GenerateOptions:
         return frozenset(ids)
 
     def thinking(self, processor: Processor) -> ThinkingParams | None:
-        """The budget, if there is one. Raises OptionError."""
-        if self.thinking_budget is None:
-            return None
+        """The budget, if there is one; with a grammar also what tells blocks from the answer. Raises OptionError."""
         start, end = self.thinking_markers
+        knows = processor.tokenizer.token_to_id(start) is not None and processor.tokenizer.token_to_id(end) is not None
+        if self.thinking_budget is None and (self.grammar is None or not knows):
+            return None
 
         def ids(text: str) -> tuple[int, ...]:
             known = processor.tokenizer.token_to_id(text)
             return (known,) if known is not None else tuple(processor.tokenizer.encode(text, add_special_tokens=False))
 
-        return ThinkingParams(ids(start), ids(end), ids("\n"), self.thinking_budget)
+        return ThinkingParams(
+            ids(start), ids(end), ids("\n"), self.thinking_budget, knows and bool(self.enable_thinking)
+        )
 
     @property
     def thinking_markers(self) -> tuple[str, str]:

@@ -23,12 +23,14 @@ class ThinkingParams:
     """Budget of tokens inside a thinking block. Markers are token ids; a marker may take several tokens.
 
     budget: most tokens inside one block; None: no limit. newline: what is forced, with `end`, once the budget is spent.
+    may_open: whether an answer bound to a grammar may begin with a block; inside blocks the grammar rests.
     """
 
     start: tuple[int, ...]
     end: tuple[int, ...]
     newline: tuple[int, ...] = ()
     budget: int | None = None
+    may_open: bool = False
 
     def __post_init__(self) -> None:
         if not self.start or not self.end:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from PIL import Image
 import vlm_models
 from vlm_runtime import (
     AsyncEngine,
+    GrammarSpec,
     VisionFeatureCache,
     apply_chat_template,
     batch_generate,
@@ -293,6 +296,41 @@ def test_speculation_changes_nothing(loaded: Loaded, checkpoint: Path, pictures:
         assert engine_of(*loaded, **options).stats.drafted >= 0
     with pytest.raises(OptionError, match="draft_model"):
         generate(*loaded, "Describe it.", pictures[0], num_draft_tokens=3)
+
+
+def test_structured_output(loaded: Loaded, pictures: list[str]) -> None:
+    model, processor = loaded
+    schema = {
+        "type": "object",
+        "properties": {"color": {"enum": ["red", "blue"]}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+        "required": ["color", "count"],
+        "additionalProperties": False,
+    }
+    spec = GrammarSpec.json_schema(schema)
+    free = generate(model, processor, "What is it?", pictures[0], max_tokens=60)
+    prompts = ["What is it?"] * 3
+    drawn = batch_generate(
+        model, processor, prompts, [pictures[0]] * 3, grammar=spec, n=2, temperature=1.5, seed=3, max_tokens=120
+    )
+    for result in drawn:
+        value = json.loads(result.text)
+        assert value["color"] in ("red", "blue") and 0 <= value["count"] <= 99 and result.finish_reason == "stop"
+    assert generate(model, processor, "What is it?", pictures[0], max_tokens=60).tokens == free.tokens
+    assert generate(model, processor, "Say.", grammar=GrammarSpec.choice(["yes", "no"])).text in ("yes", "no")
+    assert re.fullmatch("[a-c]{3,5}", generate(model, processor, "Say.", grammar=GrammarSpec.regex("[a-c]{3,5}")).text)
+    with pytest.raises(OptionError):
+        generate(model, processor, "Say.", grammar=GrammarSpec.json_schema("{nonsense"))
+
+
+def test_structure_waits_for_the_end_of_thinking(loaded: Loaded) -> None:
+    model, processor = loaded
+    prompt = apply_chat_template(processor, model.config, "2+2?", enable_thinking=True)
+    spec = GrammarSpec.choice(["four"])
+    end = processor.tokenizer.token_to_id("</think>")
+    options = {"grammar": spec, "max_tokens": 60, "logit_bias": {end: -1e9}, "temperature": 1.0, "seed": 2}
+    result = generate(model, processor, prompt, thinking_budget=7, **options)
+    thought, _, answer = result.text.partition("</think>")
+    assert answer == "four" and thought.rstrip() and thought.strip() != "four"
 
 
 def test_leaving_a_stream_cancels_it(loaded: Loaded) -> None:

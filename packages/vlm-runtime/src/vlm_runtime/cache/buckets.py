@@ -5,14 +5,18 @@ from __future__ import annotations
 from functools import lru_cache
 
 TOKEN_STEP = 64
+# a quarter of a very long row would be memory that nobody uses
+LARGEST_STEP = 4096
 
 
 @lru_cache(maxsize=4096)
 def capacity_bucket(length: int) -> int:
-    """Tokens to make room for: the smallest step >= `length` of a ladder of multiples of 64 that grows by a quarter."""
+    """Tokens to make room for: the smallest step >= `length` of a ladder of multiples of 64 that grows by a quarter, by
+    4096 at most."""
     size = TOKEN_STEP
     while size < length:
-        size = -(-max(size + TOKEN_STEP, size * 5 // 4) // TOKEN_STEP) * TOKEN_STEP
+        step = min(max(TOKEN_STEP, size // 4), LARGEST_STEP)
+        size += -(-step // TOKEN_STEP) * TOKEN_STEP
     return size
 
 

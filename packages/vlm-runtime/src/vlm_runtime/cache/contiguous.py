@@ -83,7 +83,7 @@ class ContiguousCache:
         """A cache of one row with the first `length` tokens of a row."""
         single = ContiguousCache(self.codec)
         single.capacity = length
-        single.stored = tuple(mx.contiguous(a[row : row + 1, :, :length]) for a in self.stored)
+        single.stored = tuple(own(a[row : row + 1, :, :length]) for a in self.stored)
         return single
 
     def copy(self) -> ContiguousCache:
@@ -125,3 +125,8 @@ def scatter(arrays: Stored, fresh: Stored, where: mx.array) -> Stored:
         return mx.put_along_axis(array, mx.broadcast_to(slots, new.shape), new, axis=2)
 
     return tuple(put(array, new) for array, new in zip(arrays, fresh, strict=True))
+
+
+def own(row: mx.array) -> mx.array:
+    """A copy of an array [1, ...] cut out of a larger one, which would live on as long as its cut does."""
+    return mx.take(row, mx.zeros((1,), mx.int32), axis=0)

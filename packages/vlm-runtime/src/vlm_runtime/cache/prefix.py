@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import mlx.core as mx
 import numpy as np
 
 from .features import CacheStats
@@ -99,6 +100,7 @@ class PrefixIndex:
                 return
             if common == len(entry.keys) and caches.can_trim(len(keys), common):
                 self._entries.remove(entry)
+        mx.eval(caches.arrays())  # what waits to be copied would keep the whole batch alive
         self._entries.append(_Entry(branch, keys, caches, size, self._tick()))
         while self.num_bytes > self.max_bytes or len(self._entries) > self.max_entries:
             self._entries.remove(min(self._entries, key=lambda e: e.used))

@@ -20,7 +20,7 @@ from vlm_models import Attention, AttentionRules
 from ..errors import CapacityError
 from .buckets import capacity_bucket
 from .codec import Stored
-from .contiguous import scatter, widen
+from .contiguous import own, scatter, widen
 
 SLACK = 16
 
@@ -154,7 +154,7 @@ class RingCache:
     def extract(self, row: int, length: int) -> RingCache:
         single = RingCache(self.window, self.keep)
         single.capacity = min(length, self.size)
-        single.stored = tuple(mx.contiguous(a[row : row + 1, :, : single.capacity]) for a in self.stored)
+        single.stored = tuple(own(a[row : row + 1, :, : single.capacity]) for a in self.stored)
         return single
 
     def copy(self) -> RingCache:

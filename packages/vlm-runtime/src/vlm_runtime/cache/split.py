@@ -16,7 +16,7 @@ from vlm_models import Attention, AttentionRules
 from ..errors import CapacityError
 from .buckets import capacity_bucket
 from .codec import Codec, PlainCodec, Stored
-from .contiguous import scatter, widen
+from .contiguous import own, scatter, widen
 
 
 class SplitCache:
@@ -93,8 +93,8 @@ class SplitCache:
         single = SplitCache(self.codec, self.start)
         single.capacity = max(length, self.start)
         count = self._packed_size(length)
-        single.plain = tuple(mx.contiguous(a[row : row + 1]) for a in self.plain)
-        single.packed = tuple(mx.contiguous(a[row : row + 1, :, :count]) for a in self.packed)
+        single.plain = tuple(own(a[row : row + 1]) for a in self.plain)
+        single.packed = tuple(own(a[row : row + 1, :, :count]) for a in self.packed)
         return single
 
     def copy(self) -> SplitCache:

@@ -8,6 +8,7 @@ from vlm_kernels import attention
 from vlm_models import Attention, AttentionRules, Recurrent
 
 from ..errors import CapacityError
+from .contiguous import own
 
 
 class RecurrentCache:
@@ -43,7 +44,7 @@ class RecurrentCache:
     def extract(self, row: int, length: int) -> RecurrentCache:
         single = RecurrentCache(self.spec, self.dtype, 0)
         single.batch = 1
-        single.state = {name: mx.contiguous(a[row : row + 1]) for name, a in self.state.items()}
+        single.state = {name: own(a[row : row + 1]) for name, a in self.state.items()}
         return single
 
     def copy(self) -> RecurrentCache:
@@ -138,7 +139,7 @@ class CrossCache:
         single = CrossCache()
         if self.keys is not None and self.values is not None and self.mask is not None:
             at = slice(row, row + 1)
-            single.keys, single.values, single.mask = self.keys[at], self.values[at], self.mask[at]
+            single.keys, single.values, single.mask = own(self.keys[at]), own(self.values[at]), own(self.mask[at])
         return single
 
     def copy(self) -> CrossCache:

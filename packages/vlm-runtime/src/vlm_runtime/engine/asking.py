@@ -16,7 +16,7 @@ from ..errors import OptionError
 from ..options import GenerateOptions
 from ..prepare import as_list, prepare
 from ..processor import Processor
-from ..request import Request
+from ..request import Grammar, Request, SamplingParams
 from ..results import GenerationResult
 from ..scheduler import Limits
 from .answers import Answer
@@ -108,12 +108,24 @@ def ask(
         params,
         priority=options.priority or 0,
         timeout=options.timeout,
-        grammar=options.grammar,
+        grammar=_grammar(processor, options, params),
         vision_cache=options.vision_cache,
         use_prefix=options.use_prefix_cache is not False,
     )
     engine.check(request)
     return Asking(engine, processor, request, options, time.monotonic() - started)
+
+
+def _grammar(processor: Processor, options: GenerateOptions, params: SamplingParams) -> Grammar | None:
+    """The compiled grammar of a call, if it has one. Raises GrammarError, ExtraMissing."""
+    from ..text import structured  # llguidance, paid only for structured output
+
+    if not isinstance(options.grammar, structured.GrammarSpec):
+        return options.grammar
+    ends = sorted(params.stop_tokens)
+    return structured.Grammar.compile(
+        processor.tokenizer, options.grammar, vocab_size=processor.vocabulary_size, eos_token_ids=ends
+    )
 
 
 def engine_for(model: Model, processor: Processor, options: GenerateOptions) -> Engine:

@@ -56,17 +56,30 @@ class _Service:
     def cancel(self, request_id: int) -> None:
         self.send(self.core.cancel(request_id))
 
+    def do(self, command: _Command) -> None:
+        """What another thread asked for."""
+        try:
+            command(self)
+        except Exception as error:  # noqa: BLE001 - a thread that died would leave every caller waiting
+            self.send(self.core.abort(error))
+
     def step(self) -> None:
         try:
-            self.send(self.core.step())
+            events = self.core.step()
         except Exception as error:  # noqa: BLE001 - a broken step ends the requests in it; the thread serves the next ones
-            self.send(self.core.abort(error))
+            events = self.core.abort(error)
+        self.send(events)
 
     def send(self, events: list[Event]) -> None:
         for event in events:
             listener = self.listeners.get(event.request_id)
-            if listener is not None:
+            if listener is None:
+                continue
+            try:
                 listener(event)
+            except Exception:  # noqa: BLE001 - who cannot be told (a closed event loop) is gone; the others are not
+                self.forget(event.request_id)
+                self.core.cancel(event.request_id)
 
     def forget(self, request_id: int) -> None:
         self.listeners.pop(request_id, None)
@@ -87,7 +100,7 @@ def _serve(reference: weakref.ref[_Service], inbox: queue.SimpleQueue[_Command |
             if service is not None:
                 service.stop()
             return
-        command(service)
+        service.do(command)
         while service.has_work:
             while True:
                 try:
@@ -97,7 +110,7 @@ def _serve(reference: weakref.ref[_Service], inbox: queue.SimpleQueue[_Command |
                 if command is None:
                     service.stop()
                     return
-                command(service)
+                service.do(command)
             service.step()
         del service, command
 

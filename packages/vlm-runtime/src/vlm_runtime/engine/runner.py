@@ -62,6 +62,7 @@ class Runner:
         caches = self._build() if found is None else found.copy()
         if found is not None:
             caches.trim(done)
+        caches.reserve(1, len(prompt) + 1)  # at once: growing with the chunks would copy it again and again
         self._axes = prompt.positions.shape[0]  # the same for every prompt of a model
         context = prompt.context
         return Prefill(

@@ -91,6 +91,9 @@ class Sequence:
         allowed = None
         if self.grammar is not None and forced is None and not (self.thinking is not None and self.thinking.is_open):
             allowed = self.grammar.mask()
+            if self.thinking is not None and self.thinking.params.may_open and not tokens:
+                allowed = allowed.copy()
+                allowed[self.thinking.params.start[0]] = True
         tail: list[int] = []
         if params.repeats:
             tail = self.prompt.tokens[-params.repetition_context_size :].tolist()
