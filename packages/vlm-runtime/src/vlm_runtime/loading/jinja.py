@@ -13,7 +13,8 @@ import jinja2.meta
 import jinja2.nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.utils import Namespace
 
 from vlm_runtime.errors import TemplateError
 
@@ -28,6 +29,24 @@ class _Generation(Extension):
     def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Namespace(Namespace):
+    """`namespace()` without underscore names, through which a template could reach Python's internals."""
+
+    def __init__(self, /, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in dict(*args, **kwargs):
+            _refuse_private(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _refuse_private(name)
+        super().__setitem__(name, value)
+
+
+def _refuse_private(name: Any) -> None:
+    if not isinstance(name, str) or name.startswith("_"):
+        raise SecurityError(f"namespace: expected a name without a leading underscore, got {name!r}")
 
 
 @jinja2.pass_context
@@ -59,6 +78,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _tojson
     environment.globals["raise_exception"] = _raise_exception
+    environment.globals["namespace"] = _Namespace
     environment.globals["strftime_now"] = _strftime_now
     return environment
 

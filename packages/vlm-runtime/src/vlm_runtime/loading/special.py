@@ -14,7 +14,7 @@ _HTML = re.compile(
     r"</?(?:a|b|i|u|s|p|em|br|hr|h[1-6]|ul|ol|li|dl|dt|dd|td|th|tr|sub|sup|div|img|pre|code|span|table|thead|tbody|tfoot"
     r"|caption|strong|blockquote)/?>"
 )
-_DELIMITED = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
+_DELIMITED = re.compile(r"[<\[{|◁].*[>\]}|▷]", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class ControlText:
         self._pattern = re.compile(_trie_pattern(contents)) if contents else None
         self._prefixes = {content[:end] for content in contents for end in range(1, len(content))}
         self._suffixes = {content[start:] for content in contents for start in range(1, len(content))}
+        self._joined = "\0".join(contents)
         self._reach = max(map(len, contents), default=0)
 
     def variant(self, more: frozenset[str] = frozenset(), less: frozenset[str] = frozenset()) -> ControlText:
@@ -94,7 +95,7 @@ class ControlText:
         reach = range(1, min(self._reach, len(text) + 1))
         opens = any(text[:size] in self._suffixes for size in reach)
         closes = any(text[-size:] in self._prefixes for size in reach)
-        inside = len(text) < self._reach and any(text in content for content in self.contents)
+        inside = len(text) < self._reach and text in self._joined
         return (border if opens or inside else "") + "".join(pieces) + (border if closes else "")
 
 

@@ -96,8 +96,11 @@ class TokenBytes:
         rules = self.rules or DecoderRules()
         if text is None:
             return b""
-        if rules.byte_level and all(letter in BYTE_BY_LETTER for letter in text):
-            return bytes(BYTE_BY_LETTER[letter] for letter in text)
+        if rules.byte_level:
+            try:
+                return bytes(map(BYTE_BY_LETTER.__getitem__, text))
+            except KeyError:  # an added token, which stands for its own text
+                return text.encode("utf-8")
         if rules.byte_tokens and (match := _BYTE.fullmatch(text)):
             return bytes([int(match[1], 16)])
         if rules.blank:
