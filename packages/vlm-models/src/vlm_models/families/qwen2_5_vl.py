@@ -39,14 +39,16 @@ class Config:
         # published files keep the text values at the top level, transformers 5 nests them
         text = hf.get("text_config") or hf
         tied = take(hf, "tie_word_embeddings", bool, take(text, "tie_word_embeddings", bool, False))
+        decoder = DecoderConfig.from_hf(text, qkv_bias=True, tied=tied)
+        sections = decoder.rope.sections or (16, 24, 24)
+        check(sum(sections) == decoder.rope.dim // 2, f"mrope_section {sections} must sum to {decoder.rope.dim // 2}")
         config = cls(
             Qwen25VitConfig.from_hf(sub(hf, "vision_config")),
-            DecoderConfig.from_hf(text, qkv_bias=True, tied=tied),
+            replace(decoder, rope=replace(decoder.rope, sections=sections)),
             take(hf, "image_token_id", int, 151655),
             take(hf, "video_token_id", int, 151656),
         )
         check(config.vision.out_dim == config.text.dim, "vision out_hidden_size differs from the text's hidden_size")
-        check(config.text.rope.sections is not None, "rope parameters lack mrope_section")
         return config
 
 

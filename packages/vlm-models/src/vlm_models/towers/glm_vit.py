@@ -19,7 +19,7 @@ from ..layers.linear import Embedding, Linear
 from ..layers.mlp import GatedMlp, gated
 from ..layers.norm import LayerNorm, RMSNorm
 from ..layers.resample import resample_table
-from .qwen_vit import PatchEmbed, VisionAttention, merge_order, rotary_2d
+from .qwen_vit import PatchEmbed, VisionAttention, merge_order, rotary_2d, rotary_theta
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class GlmVitConfig:
     out_bias: bool
     mlp_bias: bool
     qk_norm: bool
+    theta: float = 10000.0
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, ocr: bool) -> GlmVitConfig:
@@ -73,6 +74,7 @@ class GlmVitConfig:
             out_bias=bias and ocr,
             mlp_bias=bias and ocr,
             qk_norm=ocr,
+            theta=rotary_theta(hf),
         )
         check(dim % (4 * config.num_heads) == 0, f"vision dim {dim} does not split into heads")
         return config
@@ -126,7 +128,7 @@ class GlmVit(nn.Module):
         """patches: [t * h * w, channels * frames * patch^2] -> [t * h * w / merge^2, out_dim]."""
         config, (t, h, w) = self.config, grid
         cells = merge_order(grid, config.merge)
-        tables = rotary_2d(np.tile(cells, (t, 1)), config.dim // config.num_heads)
+        tables = rotary_2d(np.tile(cells, (t, 1)), config.dim // config.num_heads, config.theta)
         x = self.patch_embed(patches)
         if config.side:
             x = self.post_conv_layernorm(x).reshape(t, h * w, config.dim) + self._positions(cells, h, w).astype(x.dtype)

@@ -15,7 +15,7 @@ from ..core.config import check, take
 from ..layers.attention import Tables
 from ..layers.mlp import GatedMlp, gated
 from ..layers.norm import RMSNorm
-from .qwen_vit import Merger, PatchEmbed, VisionAttention, merge_order, rotary_2d
+from .qwen_vit import Merger, PatchEmbed, VisionAttention, merge_order, rotary_2d, rotary_theta
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Qwen25VitConfig:
     window: int
     full: tuple[int, ...]
     rate: float
+    theta: float = 10000.0
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Qwen25VitConfig:
@@ -54,6 +55,7 @@ class Qwen25VitConfig:
             window=take(hf, "window_size", int, 112),
             full=tuple(take(hf, "fullatt_block_indexes", (list, tuple), (7, 15, 23, 31))),
             rate=take(hf, "tokens_per_second", (int, float), 4),
+            theta=rotary_theta(hf),
         )
         check(config.dim % (4 * config.num_heads) == 0, f"vision dim {config.dim} does not split into heads")
         check(config.window >= config.patch * config.merge, f"window_size {config.window} is less than a merged patch")
@@ -99,7 +101,7 @@ class Qwen25Vit(nn.Module):
             h // config.merge, w // config.merge, config.window // config.merge // config.patch
         )
         cells = merge_order(grid, config.merge).reshape(-1, unit, 2)[order].reshape(-1, 2)
-        tables = rotary_2d(np.tile(cells, (t, 1)), config.dim // config.num_heads)
+        tables = rotary_2d(np.tile(cells, (t, 1)), config.dim // config.num_heads, config.theta)
         whole, windows = (h * w,) * t, tuple(count * unit for count in counts) * t
         x = self.patch_embed(patches).reshape(t, -1, unit, config.dim)[:, mx.array(order)].reshape(1, -1, config.dim)
         for index, block in enumerate(self.blocks):

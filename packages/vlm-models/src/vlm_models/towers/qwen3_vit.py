@@ -19,7 +19,7 @@ from ..layers.linear import Embedding, Linear
 from ..layers.mlp import Mlp
 from ..layers.norm import LayerNorm
 from ..layers.resample import resample_table
-from .qwen_vit import PatchEmbed, VisionAttention, merge_order, rotary_2d
+from .qwen_vit import PatchEmbed, VisionAttention, merge_order, rotary_2d, rotary_theta
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Qwen3VitConfig:
     merge: int
     num_positions: int
     deepstack: tuple[int, ...]
+    theta: float = 10000.0
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any], *, deepstack: tuple[int, ...] = (8, 16, 24)) -> Qwen3VitConfig:
@@ -57,6 +58,7 @@ class Qwen3VitConfig:
             merge=take(hf, "spatial_merge_size", int, 2),
             num_positions=take(hf, "num_position_embeddings", int, 2304),
             deepstack=tuple(take(hf, "deepstack_visual_indexes", (list, tuple), deepstack)),
+            theta=rotary_theta(hf),
         )
         check(config.dim % (4 * config.num_heads) == 0, f"vision dim {config.dim} does not split into heads")
         check(int(config.num_positions**0.5) ** 2 == config.num_positions, "num_position_embeddings must be a square")
@@ -112,7 +114,7 @@ class Qwen3Vit(nn.Module):
         of that shape."""
         config, (t, h, w) = self.config, grid
         cells = merge_order(grid, config.merge)
-        tables = rotary_2d(np.tile(cells, (t, 1)), config.dim // config.num_heads)
+        tables = rotary_2d(np.tile(cells, (t, 1)), config.dim // config.num_heads, config.theta)
         x = self.patch_embed(patches)
         x = (x.reshape(t, h * w, config.dim) + self._positions(cells, h, w).astype(x.dtype)).reshape(1, -1, config.dim)
         levels: list[mx.array] = []

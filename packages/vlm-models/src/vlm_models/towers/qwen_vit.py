@@ -13,7 +13,7 @@ import numpy as np
 
 from vlm_kernels import rope
 
-from ..core.config import check, take
+from ..core.config import check, expect, take
 from ..layers.activation import activation, gelu
 from ..layers.attention import Tables, encoder_attention, merge_heads
 from ..layers.linear import Linear
@@ -33,6 +33,7 @@ class QwenVitConfig:
     patch: int
     frames: int
     merge: int
+    theta: float = 10000.0
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> QwenVitConfig:
@@ -50,6 +51,7 @@ class QwenVitConfig:
             patch=take(hf, "patch_size", int, 14),
             frames=take(hf, "temporal_patch_size", int, 2),
             merge=take(hf, "spatial_merge_size", int, 2),
+            theta=rotary_theta(hf),
         )
         check(
             dim % config.num_heads == 0 and dim // config.num_heads % 4 == 0,
@@ -64,6 +66,13 @@ def merge_order(grid: tuple[int, ...], merge: int) -> np.ndarray:
     rows, columns = np.meshgrid(np.arange(h), np.arange(w), indexing="ij")
     cells = np.stack([rows, columns], axis=-1).reshape(h // merge, merge, w // merge, merge, 2)
     return cells.transpose(0, 2, 1, 3, 4).reshape(-1, 2)
+
+
+def rotary_theta(hf: Mapping[str, Any]) -> float:
+    """Base of the rotary frequencies of a vision_config. Raises ConfigError for kinds of rotary positions it does not have."""
+    given = hf.get("rope_parameters") or {}
+    expect(given, "rope_type", "axial", "default")
+    return take(given, "rope_theta", float, 10000.0)
 
 
 def rotary_2d(cells: np.ndarray, head_dim: int, theta: float = 10000.0) -> Tables:
@@ -151,7 +160,7 @@ class QwenVit(nn.Module):
         """patches: [t * h * w, channels * frames * patch^2] -> [t * h * w / merge^2, out_dim]."""
         config, t = self.config, grid[0]
         cells = np.tile(merge_order(grid, config.merge), (t, 1))
-        tables = rotary_2d(cells, config.dim // config.num_heads)
+        tables = rotary_2d(cells, config.dim // config.num_heads, config.theta)
         segments = (len(cells) // t,) * t
         x = self.patch_embed(patches)[None]
         for block in self.blocks:
