@@ -10,7 +10,8 @@ from vlm_runtime.errors import ToolCallError
 from vlm_runtime.loading.tokenizer import Tokenizer
 from vlm_runtime.text.detokenizer import Detokenizer
 from vlm_runtime.text.structured import Grammar
-from vlm_runtime.text.tools import FORMATS, parse_tool_calls
+from vlm_runtime.text.tools import TOOL_FORMATS as FORMATS
+from vlm_runtime.text.tools import parse_tool_calls
 from vlm_runtime.text.tools.choice import tool_grammar
 
 pytest.importorskip("llguidance")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vlm_runtime.text.tools import FORMATS, ToolCallSplitter, ToolSplit, detect_format, parse_tool_calls
+from vlm_runtime.text.tools import TOOL_FORMATS as FORMATS
+from vlm_runtime.text.tools import ToolCallSplitter, ToolSplit, detect_format, parse_tool_calls
 
 TOOLS = [
     {

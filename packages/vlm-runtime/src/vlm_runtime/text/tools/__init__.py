@@ -9,10 +9,10 @@ from vlm_runtime.text.tools.mistral import MISTRAL
 from vlm_runtime.text.tools.splitter import ToolCallSplitter
 from vlm_runtime.text.tools.tagged import GLM, JSON_TAGS, QWEN_XML
 
-FORMATS: dict[str, ToolFormat] = {
+TOOL_FORMATS: dict[str, ToolFormat] = {
     format.name: format for format in (JSON_TAGS, QWEN_XML, GLM, GEMMA, FUNCTION_GEMMA, MISTRAL, LLAMA_JSON, PYTHONIC)
 }
-TOOL_FORMATS = FORMATS  # its name at the package root
+TOOL_FORMATS = TOOL_FORMATS  # its name at the package root
 # First row whose strings all stand in the chat template. Order matters: several write <tool_call>.
 _SIGNS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<|tool_call>",), "gemma"),
@@ -32,7 +32,7 @@ def detect_format(chat_template: str) -> ToolFormat | None:
     """The format that a chat template teaches, or None if it shows none."""
     for signs, name in _SIGNS:
         if all(sign in chat_template for sign in signs):
-            return FORMATS[name]
+            return TOOL_FORMATS[name]
     return None
 
 
@@ -43,7 +43,6 @@ def parse_tool_calls(text: str, format: ToolFormat, tools: Tools = ()) -> ToolSp
 
 
 __all__ = [
-    "FORMATS",
     "TOOL_FORMATS",
     "Reading",
     "ToolCall",
