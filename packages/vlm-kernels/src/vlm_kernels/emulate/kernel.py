@@ -206,7 +206,7 @@ def _compile(dialect: str, header: str, parameters: str, source: str) -> ctypes.
     folder = _folder()
     stem = folder / hashlib.sha256(text.encode()).hexdigest()[:24]
     stem.with_suffix(".cpp").write_text(text)
-    command = [program, "-std=c++17", "-O1", "-fPIC", "-shared", "-w", "-ffp-contract=off", f"-I{_HERE}"]
+    command = [program, "-std=c++17", "-O0", "-fPIC", "-shared", "-w", "-ffp-contract=off", f"-I{_HERE}"]
     built = subprocess.run(
         [*command, "-o", str(stem.with_suffix(".so")), str(stem.with_suffix(".cpp"))], capture_output=True, text=True
     )

@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
 
 namespace emulate {
@@ -242,22 +243,24 @@ struct Half {
   }
 };
 
-// A copy of host data that ends at an inaccessible page.
+// A copy of host data that ends where inaccessible memory begins.
 class Buffer {
  public:
   explicit Buffer(size_t bytes) : bytes_(bytes) {
     payload_ = (bytes + kPage) / kPage * kPage;
-    base_ = static_cast<uint8_t*>(mmap(nullptr, payload_ + 2 * kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    mprotect(base_, kPage, PROT_NONE);
-    mprotect(base_ + kPage + payload_, kPage, PROT_NONE);
+    void* base = mmap(nullptr, payload_ + 2 * kGuard, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) throw std::bad_alloc();
+    base_ = static_cast<uint8_t*>(base);
+    mprotect(base_ + kGuard, payload_, PROT_READ | PROT_WRITE);
   }
   Buffer(const Buffer&) = delete;
-  ~Buffer() { munmap(base_, payload_ + 2 * kPage); }
+  ~Buffer() { munmap(base_, payload_ + 2 * kGuard); }
   // Kernels may load 16 bytes at once, so the start is aligned to 16 and up to 15 bytes lie before the guard.
-  void* data() { return base_ + kPage + (payload_ - bytes_) / 16 * 16; }
+  void* data() { return base_ + kGuard + (payload_ - bytes_) / 16 * 16; }
 
  private:
-  static constexpr size_t kPage = 4096;
+  // Wide enough that a wrong index lands in it and not in the process's own memory.
+  static constexpr size_t kPage = 4096, kGuard = size_t(256) << 20;
   size_t bytes_, payload_;
   uint8_t* base_;
 };

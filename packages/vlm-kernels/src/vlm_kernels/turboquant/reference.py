@@ -75,19 +75,22 @@ def attention(q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: 
     result = mx.zeros((*group, values.spec.head_size), mx.float32)
     for first in range(0, min(num_keys, mask.max_length(num_keys)), KEY_BLOCK):
         last = min(first + KEY_BLOCK, num_keys)
-        scores = rotated @ rotated_values(_block(keys, first, last)).swapaxes(-1, -2)
+        scores = rotated @ rotated_values(_block(keys, first, last, peak)).swapaxes(-1, -2)
         scores = mask.apply(scores.reshape(batch, num_heads, length, -1), first).reshape(*group, -1)
         new_peak = mx.maximum(peak, scores.max(axis=-1, keepdims=True))
         # A row that has not yet seen a key keeps the peak -inf, and exp(-inf + inf) must not become NaN.
         base = mx.where(mx.isinf(new_peak), 0.0, new_peak)
         weights, keep = mx.exp(scores - base), mx.exp(peak - base)
         total = total * keep + weights.sum(axis=-1, keepdims=True)
-        result = result * keep + weights @ rotated_values(_block(values, first, last))
+        result = result * keep + weights @ rotated_values(_block(values, first, last, weights))
         peak = new_peak
     result = result / mx.maximum(total, 1e-30)
     result = result @ rotation_array(values.spec.head_size, values.spec.seed, transposed=True)
     return result.reshape(batch, num_heads, length, -1).astype(q.dtype)
 
 
-def _block(packed: Packed, first: int, last: int) -> Packed:
-    return Packed(packed.codes[:, :, first:last], packed.norms[:, :, first:last], packed.spec)
+def _block(packed: Packed, first: int, last: int, after: mx.array) -> Packed:
+    """The vectors [first, last), available once `after` is: without an order, all blocks could be unpacked at once."""
+    codes, norms = packed.codes[:, :, first:last], packed.norms[:, :, first:last]
+    codes, norms = mx.depends([codes, norms], [after])
+    return Packed(mx.stop_gradient(codes), mx.stop_gradient(norms), packed.spec)
