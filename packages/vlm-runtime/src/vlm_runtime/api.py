@@ -72,11 +72,10 @@ def load_config(
     path_or_hf_repo: str | Path, *, revision: str | None = None, offline: bool | None = None
 ) -> ModelConfig:
     """A checkpoint's configuration, read-only: config["model_type"] and config.model_type both work."""
-    from vlm_models import read_config  # as in load
-
+    from .loading.config import read_configuration  # as in load
     from .loading.hub import resolve
 
-    return read_config(resolve(path_or_hf_repo, revision=revision, offline=offline, config_only=True))
+    return read_configuration(resolve(path_or_hf_repo, revision=revision, offline=offline, config_only=True))
 
 
 def apply_chat_template(

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vlm_runtime
 from vlm_models import TABLE, end_tokens, load
 from vlm_models.testing import conformance, golden, logits
 from vlm_runtime.engine.core import EngineCore, EngineOptions
 from vlm_runtime.engine.speculation import PromptLookup
-from vlm_runtime.errors import OptionError
+from vlm_runtime.errors import ContextError, OptionError
 from vlm_runtime.request import Request, SamplingParams
 from vlm_runtime.scheduler import Limits
 
@@ -66,3 +67,27 @@ def test_a_batch_of_all_rows_gives_the_references_tokens(name: str) -> None:
             compare(name, loaded, given, EngineOptions(drafter=lambda: PromptLookup(3, shortest=1)))
         except OptionError as error:
             assert "speculation" in str(error)
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_pictures_and_text_go_all_the_way(name: str) -> None:
+    given = GOLDENS[name]
+    picture = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+    with conformance.checkpoint(given, "hub") as folder:
+        model, processor = vlm_runtime.load(folder)
+        try:
+            for media in ({"image": picture}, {"audio": (np.zeros(8000, np.float32), 16000)}, {}):
+                if not media or next(iter(media)) in processor.family.modalities:
+                    answer(model, processor, media)
+        finally:
+            vlm_runtime.unload(processor)
+
+
+def answer(model, processor, media) -> None:
+    try:
+        result = vlm_runtime.generate(model, processor, "Describe this.", max_tokens=2, eos_tokens=[], **media)
+    except ContextError:
+        return  # the tiny configuration holds less than one picture
+    assert 1 <= result.generation_tokens <= 2 and result.prompt_tokens > 2
+    again = vlm_runtime.generate(model, processor, "Describe this.", max_tokens=2, **media)
+    assert again.tokens == result.tokens

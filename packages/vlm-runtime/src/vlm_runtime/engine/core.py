@@ -520,7 +520,7 @@ class EngineCore:
                 logprob,
                 finish_reason,
                 error,
-                len(sequence.prompt),
+                sequence.prompt_tokens,
                 sequence.reused,
                 sequence.prompt_seconds,
                 self._clock(),

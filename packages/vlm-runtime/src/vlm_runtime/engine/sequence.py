@@ -73,6 +73,12 @@ class Sequence:
         return self.request.prompt
 
     @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt as it is counted for users: what an encoder reads is part of it."""
+        context = self.prompt.context
+        return len(self.prompt) + (0 if context is None else len(context))
+
+    @property
     def length(self) -> int:
         """Tokens of prompt and answer."""
         return len(self.prompt) + len(self.tokens)

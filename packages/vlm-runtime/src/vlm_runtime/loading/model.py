@@ -14,6 +14,7 @@ from vlm_models import load as load_checkpoint
 from .. import env
 from ..errors import OptionError
 from ..processor import Processor
+from .config import Configuration
 from .hub import resolve
 from .quantize import quantize_inputs, quantize_weights
 from .tokenizer import Tokenizer
@@ -56,6 +57,5 @@ def load_model(
         mx.eval(loaded.model.parameters())
     processor = Processor(tokenizer, loaded, generation_config(folder), folder)
     model: Any = loaded.model
-    # users read model.config as they read load_config's result
-    model.config = loaded.hf
+    model.config = Configuration(loaded.hf.to_dict(), loaded.config)
     return model, processor
