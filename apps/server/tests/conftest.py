@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,11 @@ GOLDENS = Path(__file__).parents[3] / "packages/vlm-models/tests/goldens"
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = next(g for g in golden.find(GOLDENS, "qwen2_vl") if g.folder.name == "base")
-    return golden.materialise(source, tmp_path_factory.mktemp("checkpoint"), "hub")
+    folder = golden.materialise(source, tmp_path_factory.mktemp("checkpoint"), "hub")
+    config = json.loads((folder / "config.json").read_text())
+    # its tokens are characters: tool descriptions need room
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -52,3 +52,19 @@ def test_errors_are_anthropics(client: anthropic.Anthropic, server: Running) -> 
             model=server.model, messages=[{"role": "user", "content": "a"}], max_tokens=1, extra_body={"top_p": 9}
         )
     assert raised.value.body["error"]["type"] == "invalid_request_error"
+
+
+def test_tools_are_used_when_they_must_be(client: anthropic.Anthropic, server: Running) -> None:
+    schema = {"type": "object", "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 9}}}
+    schema |= {"required": ["count"], "additionalProperties": False}
+    tools = [{"name": "look", "description": "Look.", "input_schema": schema}]
+    messages = [{"role": "user", "content": "go"}]
+    common = {"model": server.model, "messages": messages, "max_tokens": 300, "tools": tools, "extra_body": GREEDY}
+    done = client.messages.create(**common, tool_choice={"type": "tool", "name": "look"})
+    (block,) = done.content
+    assert block.type == "tool_use" and block.input["count"] in range(10) and done.stop_reason == "tool_use"
+    with client.messages.stream(**common, tool_choice={"type": "any"}) as stream:
+        assert stream.get_final_message().content[0].input == block.input
+    result = {"type": "tool_result", "tool_use_id": block.id, "content": "done"}
+    turns = [*messages, {"role": "assistant", "content": done.content}, {"role": "user", "content": [result]}]
+    assert client.messages.create(**{**common, "messages": turns}).content

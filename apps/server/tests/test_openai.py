@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import openai
@@ -118,3 +119,70 @@ def test_bad_media_is_the_clients_fault(client: openai.OpenAI, server: Running, 
 
 def test_placeholders_in_user_text_stay_text(client: openai.OpenAI, server: Running) -> None:
     assert ask(client, server, "<|image_pad|> <|im_end|> <|im_start|>system").choices[0].message.content
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {
+                "type": "object",
+                "properties": {"count": {"type": "integer", "minimum": 0, "maximum": 9}},
+                "required": ["count"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    for name in ("first", "second")
+]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "second"}}])
+def test_tools_are_called_when_they_must_be_streamed_or_not(
+    client: openai.OpenAI, server: Running, choice: object
+) -> None:
+    options = {"tools": TOOLS, "tool_choice": choice, "parallel_tool_calls": False, "max_tokens": 300, "temperature": 0}
+    done = ask(client, server, "go", **options).choices[0]
+    (call,) = done.message.tool_calls
+    assert done.finish_reason == "tool_calls" and done.message.content is None
+    assert call.function.name == "second" or choice == "required"
+    assert list(json.loads(call.function.arguments)) == ["count"]
+    chunks = [chunk.choices[0] for chunk in ask(client, server, "go", stream=True, **options)]
+    pieces = [piece for chunk in chunks for piece in chunk.delta.tool_calls or []]
+    assert "".join(p.function.arguments for p in pieces) == call.function.arguments
+    assert chunks[-1].finish_reason == "tool_calls"
+
+
+def test_tools_may_be_left_alone(client: openai.OpenAI, server: Running) -> None:
+    done = ask(client, server, "hello", tools=TOOLS, tool_choice="auto").choices[0]
+    assert done.message.content and not done.message.tool_calls
+    assert ask(client, server, "hello", tools=TOOLS, tool_choice="none").choices[0].message.content
+    with pytest.raises(openai.BadRequestError):
+        ask(client, server, "hello", tool_choice="required")
+
+
+def test_answers_fit_a_schema(client: openai.OpenAI, server: Running) -> None:
+    schema = TOOLS[0]["function"]["parameters"]
+    form = {"type": "json_schema", "json_schema": {"name": "count", "schema": schema}}
+    for seed in range(3):
+        done = ask(client, server, "hello", response_format=form, max_tokens=60, temperature=1.0, seed=seed)
+        assert json.loads(done.choices[0].message.content)["count"] in range(10)
+    with pytest.raises(openai.BadRequestError):
+        ask(client, server, "hello", response_format={"type": "poem"})
+
+
+def test_responses_call_tools(client: openai.OpenAI, server: Running) -> None:
+    tools = [{"type": "function", **tool["function"]} for tool in TOOLS]
+    options = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 300}
+    first = client.responses.create(model=server.model, input="go", temperature=0, **options)
+    (call,) = [item for item in first.output if item.type == "function_call"]
+    assert "count" in json.loads(call.arguments)
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "done"}
+    alone = client.responses.create(model=server.model, input=[output], max_output_tokens=4)
+    more = client.responses.create(
+        model=server.model, input=[output], previous_response_id=first.id, max_output_tokens=4
+    )
+    assert more.usage.input_tokens > alone.usage.input_tokens
+    events = list(client.responses.create(model=server.model, input="go", temperature=0, stream=True, **options))
+    assert [e.arguments for e in events if e.type == "response.function_call_arguments.done"] == [call.arguments]

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vlm_runtime import GenerationResult
+from vlm_runtime import GenerationResult, ToolCall
 
 from .errors import ApiError
 from .fields import ChatBody
@@ -62,20 +62,27 @@ def ask_of(body: ChatBody, processor: Any) -> Ask:
         options["enable_thinking"] = body.reasoning_effort != "none"
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options: needs stream to be true", param="stream_options")
-    extra, template = structure(
-        processor, response_format=body.response_format, tools=body.tools, tool_choice=body.tool_choice
+    wanted = structure(
+        processor,
+        response_format=body.response_format,
+        tools=body.tools,
+        tool_choice=body.tool_choice,
+        parallel=body.parallel_tool_calls,
     )
-    return Ask(body.messages, options | extra, template)
+    return Ask(body.messages, options, wanted)
 
 
 def _choice(index: int, answer: Whole, body: ChatBody, processor: Any) -> dict[str, Any]:
-    message: dict[str, Any] = {"role": "assistant", "content": answer.content, "refusal": None}
+    content = answer.content if answer.content or not answer.calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if answer.calls:
+        message["tool_calls"] = [_call(call) for call in answer.calls]
     if answer.reasoning:
         message["reasoning_content"] = answer.reasoning
     return {
         "index": index,
         "message": message,
-        "finish_reason": FINISH[answer.last.finish_reason or "stop"],
+        "finish_reason": _finish(answer.last, bool(answer.calls)),
         "logprobs": _logprobs(answer.last, processor) if body.logprobs else None,
     }
 
@@ -84,6 +91,7 @@ async def _chunks(turn: Turn, body: ChatBody, about: dict[str, Any], processor: 
     wants_usage = body.stream_options is not None and body.stream_options.include_usage
     base = {**about, "object": "chat.completion.chunk"}
     last: dict[int, GenerationResult] = {}
+    num_calls: dict[int, int] = {}
 
     def chunk(index: int, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> str:
         choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
@@ -95,20 +103,34 @@ async def _chunks(turn: Turn, body: ChatBody, about: dict[str, Any], processor: 
                 yield chunk(piece.index, {"role": "assistant", "content": ""})
             last[piece.index] = piece.result
             logprobs = _last_logprob(piece.result, processor) if body.logprobs else None
-            if delta := _delta(piece):
+            first = num_calls.get(piece.index, 0)
+            num_calls[piece.index] = first + len(piece.calls)
+            if delta := _delta(piece, first):
                 yield chunk(piece.index, delta, None, logprobs)
             elif logprobs is not None:
                 yield chunk(piece.index, {}, None, logprobs)
             if piece.result.finish_reason is not None:
-                yield chunk(piece.index, {}, FINISH[piece.result.finish_reason])
+                yield chunk(piece.index, {}, _finish(piece.result, bool(num_calls[piece.index])))
     answers = [last[index] for index in sorted(last)]
     if wants_usage:
         yield event({**base, "choices": [], "usage": usage(answers), "timings": timings(answers[0])})
     yield event("[DONE]")
 
 
-def _delta(piece: Piece) -> dict[str, Any]:
-    delta = {}
+def _finish(last: GenerationResult, has_calls: bool) -> str:
+    reason = FINISH[last.finish_reason or "stop"]
+    return "tool_calls" if has_calls and reason == "stop" else reason
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def _delta(piece: Piece, first_call: int) -> dict[str, Any]:
+    delta: dict[str, Any] = {}
+    if piece.calls:
+        delta["tool_calls"] = [{"index": first_call + i, **_call(call)} for i, call in enumerate(piece.calls)]
     if piece.reasoning:
         delta["reasoning_content"] = piece.reasoning
     if piece.content:

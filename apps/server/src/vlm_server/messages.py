@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vlm_runtime import GenerationResult
+from vlm_runtime import GenerationResult, ToolCall
 
 from .errors import ApiError
 from .fields import CountBody, MessagesBody
@@ -36,8 +36,11 @@ async def answer(body: MessagesBody, request: Request, residents: Residents) -> 
     content: list[dict[str, Any]] = []
     if done.reasoning:
         content.append({"type": "thinking", "thinking": done.reasoning, "signature": ""})
-    content.append({"type": "text", "text": done.content})
-    return JSONResponse({**about, "content": content, **_ending(done.last, stops), "usage": _usage(done.last)})
+    if done.content or not done.calls:
+        content.append({"type": "text", "text": done.content})
+    content += [_tool_use(call, json.loads(call.arguments)) for call in done.calls]
+    ending = _ending(done.last, stops, bool(done.calls))
+    return JSONResponse({**about, "content": content, **ending, "usage": _usage(done.last)})
 
 
 async def count(body: CountBody, residents: Residents) -> Response:
@@ -66,13 +69,13 @@ def ask_of(body: MessagesBody | CountBody, processor: Any) -> Ask:
          "parameters": tool.get("input_schema", {})}}
         for tool in body.tools or []
     ]  # fmt: skip
-    extra, template = structure(processor, tools=tools, tool_choice=_choice(body.tool_choice))
+    wanted = structure(processor, tools=tools, tool_choice=_choice(body.tool_choice))
     messages: list[dict[str, Any]] = []
     if body.system:
         messages.append({"role": "system", "content": _text(body.system, "system")})
     for index, message in enumerate(body.messages):
         messages += _messages(message, f"messages[{index}]")
-    return Ask(messages, options | extra, template)
+    return Ask(messages, options, wanted)
 
 
 def _choice(given: Mapping[str, Any] | None) -> Any:
@@ -139,7 +142,13 @@ def _source(source: Any, where: str) -> str:
     raise ApiError(400, f"{where}.source: expected base64 data or a url", param=f"{where}.source")
 
 
-def _ending(last: GenerationResult, stops: tuple[str, ...]) -> dict[str, Any]:
+def _tool_use(call: ToolCall, arguments: Any) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": call.name, "input": arguments}
+
+
+def _ending(last: GenerationResult, stops: tuple[str, ...], has_calls: bool) -> dict[str, Any]:
+    if has_calls and last.finish_reason == "stop":
+        return {"stop_reason": "tool_use", "stop_sequence": None}
     if last.stop_string is not None and last.stop_string in stops:
         return {"stop_reason": "stop_sequence", "stop_sequence": last.stop_string}
     return {"stop_reason": STOP.get(last.finish_reason or "stop", "end_turn"), "stop_sequence": None}
@@ -162,7 +171,7 @@ async def _events(turn: Turn, about: dict[str, Any], stops: tuple[str, ...]) -> 
     empty = {**about, "content": [], "stop_reason": None, "stop_sequence": None, "usage": started}
     yield tell("message_start", message=empty)
     yield tell("ping")
-    index, current, last = -1, "", None
+    index, current, last, has_calls = -1, "", None, False
     shapes = {"thinking": ("thinking_delta", {"thinking": "", "signature": ""}), "text": ("text_delta", {"text": ""})}
     async with aclosing(turn.pieces()) as pieces:
         async for piece in pieces:
@@ -177,8 +186,16 @@ async def _events(turn: Turn, about: dict[str, Any], stops: tuple[str, ...]) -> 
                     index, current = index + 1, kind
                     yield tell("content_block_start", index=index, content_block={"type": kind, **block})
                 yield tell("content_block_delta", index=index, delta={"type": delta, kind: text})
+            for call in piece.calls:
+                if current:
+                    yield tell("content_block_stop", index=index)
+                index, current, has_calls = index + 1, "", True
+                yield tell("content_block_start", index=index, content_block=_tool_use(call, {}))
+                arguments = {"type": "input_json_delta", "partial_json": call.arguments}
+                yield tell("content_block_delta", index=index, delta=arguments)
+                yield tell("content_block_stop", index=index)
     assert last is not None, "a request ends with a result"
     if current:
         yield tell("content_block_stop", index=index)
-    yield tell("message_delta", delta=_ending(last, stops), usage=_usage(last))
+    yield tell("message_delta", delta=_ending(last, stops, has_calls), usage=_usage(last))
     yield tell("message_stop")

@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from vlm_runtime import GenerationResult
+from vlm_runtime import GenerationResult, ToolCall
 
 from .errors import ApiError
 from .fields import ResponsesBody
@@ -54,11 +54,13 @@ async def respond(body: ResponsesBody, request: Request, residents: Residents, s
 
     def keep(text: str) -> None:
         if body.store:
-            store.put(draft.id, [*conversation, {"role": "assistant", "content": text}])
+            store.put(draft.id, [*conversation, draft.turn(text)])
 
     if body.stream:
         return stream(_events(turn, draft, keep), lambda error: event({"type": "error", **error["error"]}, "error"))
     (answer,) = await turn.whole(request)
+    for call in answer.calls:
+        draft.call(call)
     keep(answer.content)
     return JSONResponse(draft.finished(answer.reasoning, answer.content, answer.last))
 
@@ -114,8 +116,14 @@ def _ask(body: ResponsesBody, messages: Messages, processor: Any) -> Ask:
         tool if "function" in tool else {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
         for tool in body.tools or []
     ]
-    extra, template = structure(processor, response_format=form, tools=tools, tool_choice=body.tool_choice)
-    return Ask(messages, options | extra, template)
+    wanted = structure(
+        processor,
+        response_format=form,
+        tools=tools,
+        tool_choice=body.tool_choice,
+        parallel=body.parallel_tool_calls,
+    )
+    return Ask(messages, options, wanted)
 
 
 class _Draft:
@@ -125,6 +133,7 @@ class _Draft:
         self.id = f"resp_{uuid.uuid4().hex}"
         self.message_id = f"msg_{uuid.uuid4().hex}"
         self.reasoning_id = f"rs_{uuid.uuid4().hex}"
+        self.calls: list[dict[str, Any]] = []
         self._base = {
             "id": self.id,
             "object": "response",
@@ -159,14 +168,36 @@ class _Draft:
         content = [{"type": "reasoning_text", "text": text}]
         return {"type": "reasoning", "id": self.reasoning_id, "summary": [], "content": content, "status": "completed"}
 
+    def call(self, call: ToolCall) -> dict[str, Any]:
+        """The item of a call; kept for the finished response."""
+        item = {
+            "type": "function_call",
+            "id": f"fc_{uuid.uuid4().hex}",
+            "call_id": f"call_{uuid.uuid4().hex[:24]}",
+            "name": call.name,
+            "arguments": call.arguments,
+            "status": "completed",
+        }
+        self.calls.append(item)
+        return item
+
+    def turn(self, text: str) -> dict[str, Any]:
+        """The answer as a message of the conversation."""
+        calls = [
+            {"id": c["call_id"], "type": "function", "function": {"name": c["name"], "arguments": c["arguments"]}}
+            for c in self.calls
+        ]
+        return {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
+
     def finished(self, reasoning: str, text: str, last: GenerationResult) -> dict[str, Any]:
         is_cut = last.finish_reason == "length"
         status = "incomplete" if is_cut else "completed"
+        said = [self.message(text, status)] if text or not self.calls else []
         return {
             **self._base,
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "output": [*([self.thought(reasoning)] if reasoning else []), self.message(text, status)],
+            "output": [*([self.thought(reasoning)] if reasoning else []), *said, *self.calls],
             "usage": {
                 "input_tokens": last.prompt_tokens,
                 "input_tokens_details": {"cached_tokens": last.cached_tokens},
@@ -211,12 +242,24 @@ async def _events(turn: Turn, draft: _Draft, keep: Any) -> AsyncGenerator[str, N
                     yield tell("response.content_part.added", part=draft.part(""), **place)
                 content.append(piece.content)
                 yield tell("response.output_text.delta", delta=piece.content, logprobs=[], **place)
+            for call in piece.calls:
+                draft.call(call)
     assert last is not None, "a request ends with a result"
     text = "".join(content)
     done = draft.finished("".join(reasoning), text, last)
     if content:
         yield tell("response.output_text.done", text=text, logprobs=[], **place)
         yield tell("response.content_part.done", part=draft.part(text), **place)
-        yield tell("response.output_item.done", output_index=place["output_index"], item=done["output"][-1])
+        said = next(item for item in done["output"] if item["type"] == "message")
+        yield tell("response.output_item.done", output_index=place["output_index"], item=said)
+    for index, item in enumerate(done["output"]):
+        if item["type"] != "function_call":
+            continue
+        at = {"item_id": item["id"], "output_index": index}
+        started = {**item, "arguments": "", "status": "in_progress"}
+        yield tell("response.output_item.added", output_index=index, item=started)
+        yield tell("response.function_call_arguments.delta", delta=item["arguments"], **at)
+        yield tell("response.function_call_arguments.done", arguments=item["arguments"], name=item["name"], **at)
+        yield tell("response.output_item.done", output_index=index, item=item)
     keep(text)
     yield tell("response.incomplete" if done["status"] == "incomplete" else "response.completed", response=done)

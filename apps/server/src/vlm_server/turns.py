@@ -10,22 +10,23 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from vlm_runtime import GenerationResult, MediaPolicy, ReasoningSplitter
+from vlm_runtime import GenerationResult, MediaPolicy, ReasoningSplitter, ToolCall, ToolCallSplitter
 
 from .errors import ApiError
 from .residents import Resident
 from .settings import Settings
+from .structure import Structure
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ask:
-    """What to answer. messages: in any client's part names. options: generate's. template: further template arguments."""
+    """What to answer. messages: in any client's part names. options: generate's."""
 
     messages: Sequence[Mapping[str, Any]]
     options: Mapping[str, Any] = field(default_factory=dict)
-    template: Mapping[str, Any] = field(default_factory=dict)
+    structure: Structure = field(default_factory=Structure)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Piece:
     reasoning: str
     content: str
     result: GenerationResult
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def index(self) -> int:
@@ -48,13 +50,16 @@ class Whole:
     reasoning: str
     content: str
     last: GenerationResult
+    calls: tuple[ToolCall, ...] = ()
 
 
 class Turn:
     """A request that was checked and is ready to run; nothing is queued before `pieces`."""
 
-    def __init__(self, resident: Resident, asking: Any, markers: tuple[str, str], is_open: bool) -> None:
-        self.resident, self._asking = resident, asking
+    def __init__(
+        self, resident: Resident, asking: Any, markers: tuple[str, str], is_open: bool, structure: Structure
+    ) -> None:
+        self.resident, self._asking, self._structure = resident, asking, structure
         self._markers, self._is_open = markers, is_open
 
     @classmethod
@@ -63,15 +68,21 @@ class Turn:
         options = dict(ask.options)
         thinking = options.pop("enable_thinking", None)
         markers = (options.get("thinking_start_token") or "<think>", options.get("thinking_end_token") or "</think>")
+        structure = ask.structure
+        if structure.grammar is not None:
+            options["grammar"] = structure.grammar
         rendered = await asyncio.to_thread(
-            resident.processor.apply_chat_template, list(ask.messages), enable_thinking=thinking, **ask.template
+            resident.processor.apply_chat_template,
+            _prefaced(ask.messages, structure.preface),
+            enable_thinking=thinking,
+            **structure.template,
         )
         options["media_policy"] = MediaPolicy.for_server(
             is_loopback=settings.is_loopback, roots=settings.media_roots, allow_urls=settings.allow_urls
         )
         asking = await resident.engine.prepare(rendered, **options)
         text = str(rendered)
-        return cls(resident, asking, markers, text.rfind(markers[0]) > text.rfind(markers[1]))
+        return cls(resident, asking, markers, text.rfind(markers[0]) > text.rfind(markers[1]), structure)
 
     @property
     def prompt_tokens(self) -> int:
@@ -79,17 +90,19 @@ class Turn:
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
         """Pieces as tokens come; closing the generator cancels the rest."""
-        splitters: dict[int, ReasoningSplitter] = {}
+        splitters: dict[int, _Splitter] = {}
         with self.resident:
             async with aclosing(self.resident.engine.run(self._asking)) as results:
                 async for result in results:
                     splitter = splitters.get(result.index)
                     if splitter is None:
-                        splitter = splitters[result.index] = ReasoningSplitter(*self._markers, is_open=self._is_open)
-                    split = splitter.add(result.text)
-                    if result.finish_reason is not None:
-                        split += splitter.finish()
-                    yield Piece(split.reasoning, split.content, result)
+                        splitter = splitters[result.index] = self._splitter()
+                    yield splitter.add(result)
+
+    def _splitter(self) -> _Splitter:
+        form = self._structure.format
+        calls = None if form is None else ToolCallSplitter(form, self._structure.tools)
+        return _Splitter(ReasoningSplitter(*self._markers, is_open=self._is_open), calls)
 
     async def whole(self, request: Request) -> list[Whole]:
         """All answers, finished; a client that leaves cancels them. Raises ApiError then."""
@@ -98,13 +111,43 @@ class Turn:
     async def _collect(self) -> list[Whole]:
         reasoning: dict[int, list[str]] = {}
         content: dict[int, list[str]] = {}
+        calls: dict[int, tuple[ToolCall, ...]] = {}
         last: dict[int, GenerationResult] = {}
         async with aclosing(self.pieces()) as pieces:
             async for piece in pieces:
                 reasoning.setdefault(piece.index, []).append(piece.reasoning)
                 content.setdefault(piece.index, []).append(piece.content)
+                calls[piece.index] = calls.get(piece.index, ()) + piece.calls
                 last[piece.index] = piece.result
-        return [Whole("".join(reasoning[i]), "".join(content[i]), last[i]) for i in sorted(last)]
+        return [Whole("".join(reasoning[i]), "".join(content[i]), last[i], calls[i]) for i in sorted(last)]
+
+
+@dataclass(frozen=True)
+class _Splitter:
+    """Reasoning first, then calls in what is content."""
+
+    reasoning: ReasoningSplitter
+    calls: ToolCallSplitter | None
+
+    def add(self, result: GenerationResult) -> Piece:
+        split = self.reasoning.add(result.text)
+        if result.finish_reason is not None:
+            split += self.reasoning.finish()
+        if self.calls is None:
+            return Piece(split.reasoning, split.content, result)
+        called = self.calls.add(split.content)
+        if result.finish_reason is not None:
+            called += self.calls.finish()
+        return Piece(split.reasoning, called.content, result, called.calls)
+
+
+def _prefaced(messages: Sequence[Mapping[str, Any]], preface: str | None) -> list[Mapping[str, Any]]:
+    """Messages with a text at the head of the system message."""
+    if preface is None:
+        return list(messages)
+    if messages and messages[0].get("role") == "system" and isinstance(messages[0].get("content"), str):
+        return [{**messages[0], "content": f"{preface}\n\n{messages[0]['content']}"}, *messages[1:]]
+    return [{"role": "system", "content": preface}, *messages]
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vlm_runtime.loading.tokenizer import Tokenizer
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,127}")
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _GEMMA_VALUES = """
 g_any: g_string | g_list | g_map | g_plain
 g_plain: /-?(0|[1-9][0-9]*)(\\.[0-9]+)?([eE][+-]?[0-9]+)?|true|false|null/
@@ -187,7 +188,9 @@ class _Writer:
 
     def _json(self, schema: Any) -> str:
         try:
-            text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
+            # a call is for programs: with free blanks a model may write them until its budget is spent
+            spaced = {**schema, "x-guidance": _SPACING} if isinstance(schema, Mapping) else schema
+            text = json.dumps(spaced, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ToolCallError(f"tools: expected parameters as a JSON schema, got: {error}") from error
         self._rules.append(f"json_{len(self._rules)}: %json {text}")
