@@ -466,3 +466,35 @@ def test_a_bounded_cache_is_bounded_and_keeps_the_first_tokens() -> None:
     assert 0 < core.stats.cache_bytes <= 80 * 2 * 2 * 32 * 4
     short = prompt(words(2, 20))
     assert run(model, [Request(short, SamplingParams(max_tokens=9))], options) == [greedy(model, short, 9)]
+
+
+@pytest.mark.parametrize(
+    "options", [CacheOptions(), CacheOptions(kv_bits=8, quantized_start=9)], ids=["plain", "split"]
+)
+def test_traced_decoding_gives_what_steps_give(options: CacheOptions) -> None:
+    model = FakeModel(("full", "window", "shared", "recurrent"), window=7)
+    given = [prompt(words(i, 4 + 21 * i), [(1, picture(i))]) for i in range(3)]
+    requests = [Request(p, SamplingParams(max_tokens=30 + 9 * i)) for i, p in enumerate(given)]
+    plain = run(model, requests, EngineOptions(cache=options))
+    core = EngineCore(model, EngineOptions(cache=options, compiles=True))
+    for index, request in enumerate(requests):
+        core.add(index, request)
+    calls = len(model.calls)
+    events = drain(core)
+    assert [tokens(events[index, 0]) for index in range(3)] == plain
+    assert core.runner._compiles and 1 < len(core.runner._graphs) < 12
+    # a graph calls the model once, when it is traced
+    assert sum(length == 1 for _, length in model.calls[calls:]) == len(core.runner._graphs)
+
+
+def test_a_model_that_cannot_be_traced_runs_step_by_step() -> None:
+    class Looking(FakeModel):
+        def __call__(self, inputs, positions, attention, cache, **options):  # type: ignore[no-untyped-def]
+            assert float(positions.max().item()) >= 0
+            return super().__call__(inputs, positions, attention, cache, **options)
+
+    model, given = Looking(), prompt(words(1, 9))
+    core = EngineCore(model, EngineOptions(compiles=True))
+    core.add(0, Request(given, SamplingParams(max_tokens=9)))
+    assert tokens(drain(core)[0, 0]) == greedy(model, given, 9)
+    assert not core.runner._compiles

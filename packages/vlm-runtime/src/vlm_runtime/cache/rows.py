@@ -93,6 +93,14 @@ class CacheSet:
     def arrays(self) -> list[mx.array]:
         return [array for leaf in self.leaves for array in leaf.arrays()]
 
+    def load(self, arrays: Sequence[mx.array]) -> None:
+        """Put back arrays in the order of `arrays()`."""
+        at = 0
+        for leaf in self.leaves:
+            count = len(leaf.arrays())
+            leaf.load(list(arrays[at : at + count]))
+            at += count
+
     @property
     def nbytes(self) -> int:
         return sum(leaf.nbytes for leaf in self.leaves)

@@ -36,7 +36,8 @@ AHEAD_BYTES = 256 << 20
 class EngineOptions:
     """limits: of the scheduler. cache: form of the caches. prefix_bytes: budget of caches kept for later prompts; 0 keeps none.
     max_context: most tokens of prompt and answer; None: no limit. drafter: makes the engine's drafter, on its thread; None: no
-    speculation. runs_ahead: queue a step before the last one's tokens are read; None: on a GPU, while the caches are small."""
+    speculation. runs_ahead: queue a step before the last one's tokens are read; None: on a GPU, while the caches are small.
+    compiles: trace decoding into graphs; None: on a GPU."""
 
     limits: Limits = field(default_factory=Limits)
     cache: CacheOptions = field(default_factory=CacheOptions)
@@ -44,6 +45,7 @@ class EngineOptions:
     max_context: int | None = None
     drafter: Callable[[], Drafter] | None = None
     runs_ahead: bool | None = None
+    compiles: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class EngineCore:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.options = options or EngineOptions()
-        self.runner = Runner(model, self.options.cache, model_key)
+        self.runner = Runner(model, self.options.cache, model_key, compiles=self.options.compiles)
         self.scheduler = Scheduler(self.options.limits)
         self.vision_cache = vision_cache if vision_cache is not None else VisionFeatureCache()
         self.prefixes = PrefixIndex(self.options.prefix_bytes)

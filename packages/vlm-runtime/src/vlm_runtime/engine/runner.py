@@ -5,16 +5,19 @@ Knows arrays, slots and caches. Does not know sampling, scheduling or requests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import mlx.core as mx
 
 from vlm_models import Attention, Features, Model, Prompt
 
 from ..cache import CacheOptions, CacheSet, VisionFeatureCache, build_caches
-from ..cache.buckets import batch_bucket
+from ..cache.buckets import batch_bucket, capacity_bucket
+
+Adapters = tuple[str | None, ...] | None
 
 
 @dataclass(eq=False)
@@ -41,10 +44,13 @@ class Runner:
         model: evaluated, or evaluated on this thread.
         options: form of the caches.
         model_key: under which features are shared between requests.
+        compiles: trace decoding into one graph per batch and capacity; None: on a GPU.
     """
 
-    def __init__(self, model: Model, options: CacheOptions, model_key: str) -> None:
+    def __init__(self, model: Model, options: CacheOptions, model_key: str, *, compiles: bool | None = None) -> None:
         self.model, self.options, self.model_key = model, options, model_key
+        self._compiles = mx.default_device().type == mx.DeviceType.gpu if compiles is None else compiles
+        self._graphs: dict[Any, Callable[..., list[mx.array]]] = {}
         self.specs = model.cache_spec()
         self.dtype = model.dtype
         self.caches = self._build()
@@ -182,19 +188,60 @@ class Runner:
         tokens: int32 [B]. starts: tokens each slot's row has in the caches. deltas: position minus index of each row."""
         longest = max(starts) + 1
         self.caches.reserve(self.num_slots, longest)
+        positions = self._positions(starts, deltas, 1)
+        named = tuple(adapters) if any(adapters) else None
+        if self._compiles:
+            logits = self._decode_compiled(tokens, positions, starts, longest, named)
+            if logits is not None:
+                return logits
         self.caches.set_extent(longest)
-        plan = Attention.ragged(starts, 1)
-        inputs = self.model.feedback(cast(mx.array, self._hidden), tokens[:, None])
-        output = self.model(
-            inputs,
-            self._positions(starts, deltas, 1),
-            plan,
-            self.caches.layers,
-            adapters=adapters if any(adapters) else None,
-        )
+        logits, self._hidden = self._step(tokens, self._hidden, positions, Attention.ragged(starts, 1), named)
+        return logits
+
+    def _step(
+        self, tokens: mx.array, hidden: mx.array | None, positions: mx.array, plan: Attention, adapters: Adapters
+    ) -> tuple[mx.array, mx.array]:
+        inputs = self.model.feedback(cast(mx.array, hidden), tokens[:, None])
+        output = self.model(inputs, positions, plan, self.caches.layers, adapters=adapters)
         self.caches.settle()
-        self._hidden = output.hidden[:, -1:]
-        return output.logits[:, -1]
+        return output.logits[:, -1], output.hidden[:, -1:]
+
+    def _decode_compiled(
+        self, tokens: mx.array, positions: mx.array, starts: Sequence[int], longest: int, adapters: Adapters
+    ) -> mx.array | None:
+        """One call of a traced graph, kept for the batch and the capacity; None where the model cannot be traced.
+
+        A graph looks at as many tokens as the caches have room for, so that it serves every length until they grow."""
+        extent = capacity_bucket(longest)
+        self.caches.set_extent(extent)
+        before = self.caches.arrays()
+        key = (self.num_slots, extent, adapters, len(before))
+        if key not in self._graphs:
+            self._graphs[key] = mx.compile(partial(self._traced, adapters))
+        try:
+            logits, self._hidden, *after = self._graphs[key](
+                tokens, self._hidden, positions, mx.array(list(starts), mx.int32), before
+            )
+        except (RuntimeError, ValueError, TypeError):
+            # a model that looks at values on the host while it runs; step by step it says what is wrong, if anything is
+            self._compiles = False
+            self.caches.load(before)
+            return None
+        self.caches.load(after)
+        return logits
+
+    def _traced(
+        self,
+        adapters: Adapters,
+        tokens: mx.array,
+        hidden: mx.array | None,
+        positions: mx.array,
+        offsets: mx.array,
+        arrays: list[mx.array],
+    ) -> list[mx.array]:
+        self.caches.load(arrays)
+        logits, hidden = self._step(tokens, hidden, positions, Attention(1, offsets), adapters)
+        return [logits, hidden, *self.caches.arrays()]
 
     def verify(
         self, tokens: mx.array, starts: Sequence[int], deltas: Sequence[int], adapters: Sequence[str | None]
