@@ -11,9 +11,9 @@ A golden is a folder:
                            case/raw/NAME      pictures as uint8 [height, width, 3], sounds as float32
 
 Float outputs are rounded to 16 significant bits (4e-6 relative), to keep the files small.
-Weights are hashed from the tensor's name in transformers' own state_dict (layout `memory`). The layouts `hub` (as published)
-and `transformers` (as save_pretrained writes) describe each stored tensor as pieces of those: null is the tensor of the same name whole, and
-a layout may name another that it equals.
+Weights are hashed from the tensor's name in transformers' own state_dict (layout `memory`). The layouts `hub` (as
+published) and `transformers` (as save_pretrained writes) describe each stored tensor as pieces of those: null is the
+tensor of the same name whole, and a layout may name another that it equals.
 
 Knows numpy and safetensors. Does not know MLX or transformers, so that the oracle can load it by path next to `hashed`.
 """
@@ -153,12 +153,12 @@ def materialise(golden: Golden, folder: Path, layout: str, *, num_shards: int = 
     if num_shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in range(num_shards):
         file_name = f"model-{shard + 1:05}-of-{num_shards:05}.safetensors"
-        part = {name: tensors[name] for name in sorted(tensors)[shard::num_shards]}
-        save_file(part, folder / file_name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(part, file_name)
+        chosen = {name: tensors[name] for name in sorted(tensors)[shard::num_shards]}
+        save_file(chosen, folder / file_name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(chosen, file_name)
     total = sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -208,10 +208,13 @@ def disagreements(
 
 @dataclass(frozen=True)
 class Processing:
-    """What a reference image processor made of many picture sizes.
+    """What a reference image processor, configured as published, made of many picture sizes.
 
-    `sizes` is int [n, 2] (height, width); `columns` hold one row per size (grids, tiles, token counts...); `pictures` are the
-    few whose pixel values are kept: {raw, pixel_values, ...} each.
+    `sizes` is int [n, 2] (height, width). `columns` hold one row per size: `refused` (the reference raises), `tokens`
+    (placeholders of one picture), `length` (of the whole expanded prompt), `pixels` (shape of the pixel values), and grids,
+    sizes and counts under the processor's own names. The manifest has `prompt`, `image_token` and, for each of `pictures`, its
+    size, the `shape` of its pixel values and a `stride`; `pictures` hold `raw` (uint8 [height, width, 3]) and `sample`, every
+    stride-th pixel value in the flattened order.
     """
 
     folder: Path
@@ -223,20 +226,20 @@ class Processing:
     @property
     def config(self) -> dict[str, Any]:
         """preprocessor_config.json as published checkpoints have it."""
-        return json.loads((self.folder / "preprocessor_config.json").read_text())
+        return json.loads((self.folder / "hub/preprocessor_config.json").read_text())
 
 
 def find_processing(root: Path, family: str = "*") -> Iterator[Processing]:
     """Processing goldens of `family` under `root`."""
-    for path in sorted(root.glob(f"{family}/*/manifest.json")):
+    for path in sorted(root.glob(f"{family}/processing*/manifest.json")):
         manifest = json.loads(path.read_text())
-        if manifest["kind"] != "processing":
-            continue
         with np.load(path.parent / "golden.npz") as arrays:
             columns = {key[8:]: arrays[key] for key in arrays.files if key.startswith("columns/")}
-            pictures: list[dict[str, np.ndarray]] = [{} for _ in manifest["pictures"]]
-            for key in arrays.files:
-                if key.startswith("pictures/"):
-                    _, index, name = key.split("/")
-                    pictures[int(index)][name] = arrays[key]
-            yield Processing(path.parent, manifest, arrays["sizes"], columns, tuple(pictures))
+            pictures = tuple(
+                {
+                    "raw": hashed.image(about["name"], about["height"], about["width"]),
+                    "sample": arrays[f"pictures/{index}/sample"],
+                }
+                for index, about in enumerate(manifest["pictures"])
+            )
+            yield Processing(path.parent, manifest, arrays["sizes"], columns, pictures)
