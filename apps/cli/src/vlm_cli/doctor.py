@@ -40,6 +40,12 @@ def doctor() -> None:
     for key, value in sorted(mx.device_info(device).items()):
         click.echo(f"  {key}: {value}")
     report = backends()
-    click.echo("kernels")
-    for line in str(report).splitlines():
-        click.echo(f"  {line}")
+    native = report.native
+    if native.loaded:
+        click.echo(f"kernels   native CPU library: {native.instruction_set}, {native.threads} threads")
+    else:
+        click.echo(f"kernels   no native CPU library: {native.reason}")
+    if report.forced is not None:
+        click.echo(f"  VLM_KERNELS={report.forced}")
+    for op in report.ops:
+        click.echo(f"  {op.op:26s}{op.path:12s}{op.reason}")
