@@ -80,6 +80,18 @@ def test_readers_give_equal_frames(options):
 
 
 @needs_av
+def test_local_files_are_not_read_into_memory(clip, tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(clip)
+    assert load_video(path, MediaPolicy(max_bytes=100), sample=EvenSampling(max_frames=2)).total == COUNT
+    with pytest.raises(MediaLimitError, match="at most 100 bytes"):
+        load_video(path, MediaPolicy(max_file_bytes=100))
+    path.write_bytes(b"")
+    with pytest.raises(MediaError, match="0 bytes"):
+        load_video(path)
+
+
+@needs_av
 def test_sources_and_digests(clip, tmp_path):
     path = tmp_path / "a.mp4"
     path.write_bytes(clip)

@@ -22,7 +22,8 @@ class MediaPolicy:
         roots: Folders for `local_files="roots"`; symlinks and `..` are resolved before the comparison.
         allow_urls: Whether http and https URLs are fetched.
         allow_private_hosts: Whether URLs may lead to loopback, private, link-local and other non-public addresses.
-        max_bytes: Size of one encoded medium, from any source.
+        max_bytes: Size of one encoded medium that is read into memory.
+        max_file_bytes: Size of a local video, which is read as it is decoded.
         max_redirects: HTTP redirects followed; each target is checked anew.
         max_fetch_seconds: Time for one URL in total, name resolution and redirects included.
         max_pixels: Width times height of an image or of a video frame, as declared by the file.
@@ -39,6 +40,7 @@ class MediaPolicy:
     allow_urls: bool = True
     allow_private_hosts: bool = False
     max_bytes: int = 1024 * MEBI
+    max_file_bytes: int = 1 << 40
     max_redirects: int = 5
     max_fetch_seconds: float = 60.0
     max_pixels: int = 89_478_485  # Pillow's own limit, beyond which it warns of decompression bombs
@@ -70,7 +72,8 @@ class MediaPolicy:
             local_files=local,
             roots=tuple(Path(root) for root in roots),
             allow_urls=allow_urls,
-            max_bytes=64 * MEBI,
+            max_bytes=128 * MEBI,
+            max_file_bytes=1024 * MEBI,
             max_redirects=3,
             max_fetch_seconds=20.0,
             max_pixels=50_000_000,
@@ -84,6 +87,6 @@ class MediaPolicy:
 
 
 _LIMITS = (
-    *("max_bytes", "max_fetch_seconds", "max_pixels", "max_audio_seconds", "max_video_seconds"),
+    *("max_bytes", "max_file_bytes", "max_fetch_seconds", "max_pixels", "max_audio_seconds", "max_video_seconds"),
     *("max_video_frames", "max_decode_seconds", "max_sampled_frames", "max_sampled_pixels"),
 )

@@ -8,15 +8,52 @@ import io
 import os
 import re
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from vlm_runtime.errors import FetchError, MediaError, MediaLimitError
 from vlm_runtime.media.fetch import Network, fetch
 from vlm_runtime.media.policy import MediaPolicy
 
+_HEAD = 512
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+@dataclass(frozen=True)
+class Content:
+    """An encoded medium that can be opened several times; a large file is not read into memory.
+
+    Attributes:
+        name: For messages.
+        open: Opens it for reading from the start.
+        head: Its first bytes.
+        size: Its length in bytes.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    head: bytes
+    size: int
+
+
+def open_source(source: Any, policy: MediaPolicy, network: Network | None = None) -> Content:
+    """A medium as a file: a local one as it lies, up to `max_file_bytes`; any other as `read_source` gives it.
+
+    Raises:
+        FetchError, MediaLimitError, MediaError: As `read_source`.
+    """
+    if not is_local(source):
+        content = read_source(source, policy, network)
+        return Content(shown(source), lambda: io.BytesIO(content), content[:_HEAD], len(content))
+    limits = replace(policy, max_bytes=policy.max_file_bytes)
+    with open_local(source, limits) as file:
+        head, size = file.read(_HEAD), os.fstat(file.fileno()).st_size
+    if not head:
+        raise MediaError(f"{shown(source)}: expected media content, got nothing (0 bytes)")
+    return Content(shown(source), lambda: open_local(source, limits), head, size)
 
 
 def read_source(source: Any, policy: MediaPolicy, network: Network | None = None) -> bytes:

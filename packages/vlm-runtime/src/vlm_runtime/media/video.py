@@ -17,7 +17,7 @@ from vlm_runtime.media.fetch import Network
 from vlm_runtime.media.image import load_image
 from vlm_runtime.media.policy import MediaPolicy
 from vlm_runtime.media.readers import open_reader
-from vlm_runtime.media.source import is_local, local_path, read_source, shown
+from vlm_runtime.media.source import Content, is_local, local_path, open_source, shown
 
 Sample = Callable[[int, float], Sequence[int] | np.ndarray]
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
@@ -117,11 +117,11 @@ def load_video(
         return _from_pictures(_pictures_in(folder), policy, frame_rate, network)
     if frame_rate is not None:
         raise OptionError("frame_rate: expected a folder or list of pictures, got a video, which has its own rate")
-    return _from_file(read_source(source, policy, network), shown(source), policy, sample, reader)
+    return _from_file(open_source(source, policy, network), policy, sample, reader)
 
 
-def _from_file(content: bytes, name: str, policy: MediaPolicy, sample: Sample | None, reader: str | None) -> Video:
-    video = open_reader(content, name, policy, reader=reader)
+def _from_file(content: Content, policy: MediaPolicy, sample: Sample | None, reader: str | None) -> Video:
+    video, name = open_reader(content, policy, reader=reader), content.name
     try:
         indices = _checked(range(video.total) if sample is None else sample(video.total, video.rate), video.total)
         height, width = video.size
