@@ -110,3 +110,13 @@ def test_processing_goldens_cover_fifty_sizes():
         for about, picture in zip(made.manifest["pictures"], made.pictures, strict=True):
             assert picture["raw"].shape == (about["height"], about["width"], 3)
             assert picture["sample"].size == -(-int(np.prod(about["shape"])) // about["stride"])
+
+
+def test_audio_goldens_hold_what_they_describe():
+    found = list(golden.find_sounds(GOLDENS))
+    assert {made.folder.parent.name for made in found} == {"gemma3n", "gemma4", "gemma4_unified", "phi4_multimodal"}
+    for made in found:
+        for about, clip in zip(made.manifest["sounds"], made.clips, strict=True):
+            assert clip["raw"].shape == (about["samples"],)
+            for name, array in about["arrays"].items():
+                assert clip[name].size == -(-int(np.prod(array["shape"])) // array["stride"])
