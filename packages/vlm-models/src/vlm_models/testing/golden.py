@@ -243,3 +243,30 @@ def find_processing(root: Path, family: str = "*") -> Iterator[Processing]:
                 for index, about in enumerate(manifest["pictures"])
             )
             yield Processing(path.parent, manifest, arrays["sizes"], columns, pictures)
+
+
+@dataclass(frozen=True)
+class Sounds:
+    """What a reference audio extractor, configured as published, made of sounds of several lengths, 16 kHz each.
+
+    The manifest's `sounds` tell `name` and `samples` (of `hashed.sound`), `text` (the prompt), `tokens` (audio placeholders in
+    the expanded prompt), and for each feature array its `shape` and `stride`. `clips` hold `raw` (float32 [samples]) and, under
+    each feature array's own name, every stride-th value in the flattened order.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    clips: tuple[Mapping[str, np.ndarray], ...]
+
+
+def find_sounds(root: Path, family: str = "*") -> Iterator[Sounds]:
+    """Audio goldens of `family` under `root`."""
+    for path in sorted(root.glob(f"{family}/audio/manifest.json")):
+        manifest = json.loads(path.read_text())
+        with np.load(path.parent / "golden.npz") as arrays:
+            clips = tuple(
+                {"raw": hashed.sound(about["name"], about["samples"])}
+                | {key: arrays[f"{index}/{key}"] for key in about["arrays"]}
+                for index, about in enumerate(manifest["sounds"])
+            )
+        yield Sounds(path.parent, manifest, clips)
