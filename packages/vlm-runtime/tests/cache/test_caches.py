@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vlm_models import Attention, AttentionRules, Cross, Full, Recurrent, Several, Shared, Window
-from vlm_runtime.cache import AffineCodec, CacheOptions, PlainCodec, TurboQuantCodec, build_caches
+from vlm_runtime.cache import AffineCodec, CacheOptions, PlainCodec, TurboQuantCodec, build_caches, bytes_per_token
 from vlm_runtime.cache.buckets import batch_bucket, capacity_bucket
 from vlm_runtime.cache.contiguous import ContiguousCache
 from vlm_runtime.cache.ring import SLACK, RingCache
@@ -175,6 +175,9 @@ def test_quantized_caches_are_smaller() -> None:
         q, k, v = (a.astype(mx.float16) for a in arrays(1, 512))
         caches.layers[0].attend(q, k, v, Attention.at(0, 512), RULES)
         sizes[name] = caches.nbytes
+        each = bytes_per_token([Full(KEY_HEADS, SIZE, SIZE)] * 3, options, dtype=mx.float16)
+        capacity = caches.leaves[0].capacity
+        assert each * capacity == 3 * caches.nbytes
     assert (
         sizes["8"] < 0.6 * sizes["plain"]
         and sizes["4"] < 0.32 * sizes["plain"]

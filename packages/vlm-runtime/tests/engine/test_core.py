@@ -167,6 +167,15 @@ def test_a_row_sent_back_for_room_goes_on_where_it_was() -> None:
     assert run(model, requests, EngineOptions(limits)) == [run(model, [r])[0] for r in requests]
 
 
+def test_an_answer_that_outgrows_the_caches_ends_with_an_error() -> None:
+    core = EngineCore(FakeModel(), EngineOptions(Limits(cache_tokens=30)))
+    core.add(0, Request(prompt(words(1, 20)), SamplingParams(max_tokens=50)))
+    events = drain(core)[0, 0]
+    assert isinstance(events[-1].error, CapacityError) and len(tokens(events)) >= 8
+    with pytest.raises(CapacityError, match="30"):
+        core.add(1, Request(prompt(words(1, 31))))
+
+
 def test_one_failing_request_ends_alone() -> None:
     model = FakeModel()
     core = EngineCore(model)

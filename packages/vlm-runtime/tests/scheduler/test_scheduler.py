@@ -142,3 +142,21 @@ def test_tokens_found_in_a_cache_are_not_run_again() -> None:
     scheduler.admit(0.0)
     scheduler.found(0, 29)
     assert scheduler.plan().chunks == (Chunk(0, 29, 30, True),)
+
+
+def test_rows_count_as_long_as_the_longest() -> None:
+    scheduler = Scheduler(Limits(cache_tokens=250, step_tokens=1000, chunk_tokens=1000))
+    scheduler.add(Ticket(0, 100))
+    for index in range(1, 5):
+        scheduler.add(Ticket(index, 5))
+    assert scheduler.admit(0.0).admitted == (0, 1)
+
+
+def test_a_sequence_that_alone_outgrows_the_cache_ends() -> None:
+    scheduler = Scheduler(Limits(cache_tokens=10))
+    scheduler.add(Ticket(0, 8))
+    drive(scheduler)
+    scheduler.decoded([0])
+    assert scheduler.admit(0.0).overgrown == ()
+    scheduler.decoded([0])
+    assert scheduler.admit(0.0).overgrown == (0,) and scheduler.is_idle

@@ -1,7 +1,7 @@
 """What the engine remembers: caches by layout and codec, prefixes across requests, vision features."""
 
 from .affine import AffineCodec
-from .build import CacheOptions, build_caches
+from .build import CacheOptions, build_caches, bytes_per_token
 from .codec import Codec, PlainCodec
 from .features import CacheStats, VisionFeatureCache
 from .prefix import Match, PrefixIndex, prefix_keys
@@ -20,5 +20,6 @@ __all__ = [
     "TurboQuantCodec",
     "VisionFeatureCache",
     "build_caches",
+    "bytes_per_token",
     "prefix_keys",
 ]

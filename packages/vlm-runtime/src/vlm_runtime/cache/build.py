@@ -134,6 +134,21 @@ def _codec(options: CacheOptions, spec: Full) -> Codec:
     return AffineCodec(int(options.kv_bits), options.group_size or _group_size(spec))
 
 
+def bytes_per_token(specs: Sequence[CacheSpec], options: CacheOptions, *, dtype: mx.Dtype) -> float:
+    """Bytes that one more token takes in all layers that keep every token."""
+    kinds = [part for spec in specs for part in (spec.parts.values() if isinstance(spec, Several) else (spec,))]
+    if options.max_kv_size is not None:
+        return 0.0
+    total = 0.0
+    for spec in kinds:
+        if isinstance(spec, Full):
+            codec = _codec(options, spec)
+            codec.check(spec.key_size, spec.value_size)
+            shape = (1, spec.num_heads, 1, spec.key_size), (1, spec.num_heads, 1, spec.value_size)
+            total += sum(a.nbytes for a in codec.encode(mx.zeros(shape[0], dtype), mx.zeros(shape[1], dtype)))
+    return total
+
+
 def _turbo_bits(options: CacheOptions) -> tuple[int, int]:
     """Bits of keys and of values; a fraction gives keys the lower."""
     bits: list[int] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from typing import Any
 
 import mlx.core as mx
 
-from vlm_models import Model
+from vlm_models import Model, named_parameters
 
+from ..cache import bytes_per_token
 from ..errors import OptionError
 from ..options import GenerateOptions
 from ..prepare import as_list, prepare
@@ -25,6 +27,8 @@ from .front import Engine, Stream
 
 # Engines of one model differ in the form of their caches; few forms are in use at a time.
 MOST_ENGINES = 2
+# below this many tokens a budget serves nobody; the machine's own limits decide then
+SMALLEST_BUDGET = 4096
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,11 @@ def engine_for(model: Model, processor: Processor, options: GenerateOptions) -> 
                 _check_draft(options.draft_model, processor)
                 mx.eval(options.draft_model.parameters())
             settings = EngineOptions(
-                Limits(chunk_tokens=options.chunk_tokens, step_tokens=options.chunk_tokens),
+                Limits(
+                    chunk_tokens=options.chunk_tokens,
+                    step_tokens=options.chunk_tokens,
+                    cache_tokens=cache_tokens(model, options),
+                ),
                 options.cache(),
                 max_context=processor.max_context,
                 drafter=drafter,
@@ -158,6 +166,27 @@ def engine_for(model: Model, processor: Processor, options: GenerateOptions) -> 
             if len(engines) > MOST_ENGINES and key != form and idle.num_open == 0:
                 engines.pop(key).close()
     return engine
+
+
+def cache_tokens(model: Model, options: GenerateOptions) -> int | None:
+    """Tokens that fit beside the weights into half of the device's memory; None where layers keep no tokens."""
+    each = bytes_per_token(model.cache_spec(), options.cache(), dtype=model.dtype)
+    if each == 0:
+        return None
+    weights = sum(value.nbytes for _, value in named_parameters(model))
+    memory = device_memory()
+    if memory is None:
+        return None
+    return max(int(max(memory - weights, 0) / 2 / each), SMALLEST_BUDGET)
+
+
+def device_memory() -> int | None:
+    """Bytes of memory of the device that models run on; None where MLX does not tell."""
+    if mx.default_device().type == mx.DeviceType.gpu:
+        info = mx.device_info()
+        size = info.get("memory_size", info.get("total_memory"))  # as Metal and as CUDA name it
+        return None if size is None else int(size)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _check_draft(draft: Model, processor: Processor) -> None:

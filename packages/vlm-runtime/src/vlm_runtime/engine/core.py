@@ -171,6 +171,11 @@ class EngineCore:
             self._end(
                 self._sequences[ticket_id], "error", CapacityError(f"not finished within {timeout:g} s; raise timeout")
             )
+        for ticket_id in admission.overgrown:
+            most = self.options.limits.cache_tokens
+            self._end(
+                self._sequences[ticket_id], "error", CapacityError(f"outgrew the {most} tokens that the caches hold")
+            )
         if admission.preempted:
             self._preempt(admission.preempted)
         for ticket_id in admission.admitted:

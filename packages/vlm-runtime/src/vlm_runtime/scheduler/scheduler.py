@@ -31,7 +31,7 @@ class TooLarge(Exception):
 class Limits:
     """max_running: sequences prefilling or decoding at once. max_waiting: queue length. step_tokens: tokens a step may
     process, decoding rows counted first. chunk_tokens: most tokens of one prefill chunk, before it is rounded up to a legal
-    cut. cache_tokens: tokens all caches together may hold; None: no limit."""
+    cut. cache_tokens: tokens all caches together may hold, every row padded to the longest; None: no limit."""
 
     max_running: int = 16
     max_waiting: int = 256
@@ -60,11 +60,6 @@ class Ticket:
     stage: Stage = "waiting"
     skips: int = 0
 
-    @property
-    def held(self) -> int:
-        """Cache tokens it holds now, or will hold when its prefill is done."""
-        return self.length * self.width if self.stage != "running" else self.length + self.generated
-
     def legal_cut(self, at: int) -> int:
         """First index >= `at` where no block is split."""
         where = bisect.bisect_right(self.blocks, (at, -1)) - 1
@@ -85,11 +80,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Admission:
-    """What changed before a step. expired: sequences past their deadline, already removed. preempted: running sequences sent
-    back to the queue; their slots are free again. admitted: sequences that left the queue and now prefill."""
+    """What changed before a step.
+
+    expired: sequences past their deadline, already removed. preempted: running sequences sent back to the queue; their slots
+    are free again. overgrown: a sequence that alone outgrew the caches, removed. admitted: sequences that left the queue and
+    now prefill."""
 
     expired: tuple[int, ...] = ()
     preempted: tuple[int, ...] = ()
+    overgrown: tuple[int, ...] = ()
     admitted: tuple[int, ...] = ()
 
 
@@ -121,8 +120,9 @@ class Scheduler:
             raise QueueFull(f"the queue holds {len(self._waiting)} requests, its limit")
         if ticket.width > self.limits.max_running:
             raise TooLarge(f"{ticket.width} answers exceed the {self.limits.max_running} rows that run at once")
-        if self.limits.cache_tokens is not None and ticket.held > self.limits.cache_tokens:
-            raise TooLarge(f"{ticket.held} tokens exceed the {self.limits.cache_tokens} that the caches hold")
+        need = ticket.length * ticket.width
+        if self.limits.cache_tokens is not None and need > self.limits.cache_tokens:
+            raise TooLarge(f"{need} tokens exceed the {self.limits.cache_tokens} that the caches hold")
         ticket.arrival = self._arrivals
         self._arrivals += 1
         self._tickets[ticket.id] = ticket
@@ -163,8 +163,9 @@ class Scheduler:
         """End what is late, send back what no longer fits, let in what does."""
         expired = self._expire(now)
         preempted = self._preempt()
+        overgrown = self._overgrow()
         # a sequence sent back for room is not let in again in the same step
-        return Admission(expired, preempted, () if preempted else self._admit())
+        return Admission(expired, preempted, overgrown, () if preempted else self._admit())
 
     def resize(self, ticket_id: int, length: int) -> None:
         """A preempted sequence has so many tokens to prefill when its turn comes again."""
@@ -209,16 +210,34 @@ class Scheduler:
             self.remove(ticket_id)
         return tuple(late)
 
+    def _footprint(self, tickets: Iterable[Ticket]) -> int:
+        """Cache tokens that these sequences take after one more step: rows are padded to the longest."""
+        active = list(tickets)
+        longest = max((t.length + t.generated + 1 for t in active), default=0)
+        return longest * sum(t.width for t in active)
+
+    def _active(self) -> list[Ticket]:
+        return [t for t in self._tickets.values() if t.stage != "waiting"]
+
+    def _overgrow(self) -> tuple[int, ...]:
+        """The sequence that alone needs more than there is."""
+        if self.limits.cache_tokens is None:
+            return ()
+        active = self._active()
+        if len(active) != 1 or active[0].stage != "running" or self._footprint(active) <= self.limits.cache_tokens:
+            return ()
+        self.remove(active[0].id)
+        return (active[0].id,)
+
     def _preempt(self) -> tuple[int, ...]:
         """Send back the least urgent running sequences until the next step fits the cache."""
         if self.limits.cache_tokens is None:
             return ()
         gone: list[int] = []
         while True:
-            active = [t for t in self._tickets.values() if t.stage != "waiting"]
+            active = self._active()
             running = [t for t in active if t.stage == "running"]
-            need = sum(t.held for t in active) + len(running)
-            if need <= self.limits.cache_tokens or len(active) <= 1 or not running:
+            if self._footprint(active) <= self.limits.cache_tokens or len(active) <= 1 or not running:
                 return tuple(gone)
             last = max(running, key=self._rank)
             last.length, last.done, last.generated = last.length + last.generated, 0, 0
@@ -229,15 +248,11 @@ class Scheduler:
         admitted: list[int] = []
         while self._waiting:
             ticket = self._tickets[self._waiting[0]]
-            active = [t for t in self._tickets.values() if t.stage != "waiting"]
+            active = self._active()
             if self.num_running + ticket.width > self.limits.max_running:
                 break
             room = self.limits.cache_tokens
-            if (
-                room is not None
-                and active
-                and sum(t.held + t.width for t in active) + ticket.held + ticket.width > room
-            ):
+            if room is not None and active and self._footprint([*active, ticket]) > room:
                 break
             self._waiting.pop(0)
             ticket.stage, ticket.skips = "prefilling", 0
