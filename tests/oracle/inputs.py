@@ -35,7 +35,8 @@ def build(
     """Run `processor` on `text` with media.
 
     Args:
-        pictures: (height, width) each, or (height, width, n) to repeat every pixel n x n times; nested in one list a row where a processor wants them so.
+        pictures: (height, width) each, or (height, width, n) to repeat every pixel n x n times; nested in one list a row
+            where a processor wants them so.
         videos: (frames, height, width) each.
         sounds: samples each.
         drop: outputs of the processor that are no input of the model.

@@ -145,7 +145,8 @@ def specs() -> list[Spec]:
     other = {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 700.0},
                                  "sliding_attention": {"rope_type": "default", "rope_theta": 90.0}},
              "num_key_value_heads": 1, "num_attention_heads": 3, "attn_logit_softcapping": 3.0,
-             "final_logit_softcapping": 2.0, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}  # fmt: skip
+             "final_logit_softcapping": 2.0,
+             "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}  # fmt: skip
     return [
         Spec("gemma3", "base", lambda: build(**scaled), hub_config, cases, to_hub, spread, files),
         Spec("gemma3", "capped", lambda: build(**other), hub_config, lambda: inputs.pick(cases(), "multi", "long"),
