@@ -178,10 +178,9 @@ void dots(const float* q, const void* keys, size_t stride, size_t count, size_t 
       for (; d < size; ++d) total[0] += load_one(type, key, d) * q[d];
       totals[j] = total;
     }
-    alignas(64) float turned[W * W];
-    turn(totals, turned, W);
+    turn(totals);
     F result = F{};
-    for (int j = 0; j < W; ++j) result += load(turned + j * W);
+    for (int j = 0; j < W; ++j) result += totals[j];
     store(scores + i, result);
   }
 }

@@ -216,7 +216,8 @@ void quantized4_rows(const Gemm& g, const Input& in, size_t n0, size_t n1) {
         F part[rows][width];
         VLM_UNROLL for (int w = 0; w < width; ++w) {
           words[w] = _mm512_loadu_si512(codes[w] + s * kSpan / 2);
-          _mm_prefetch(reinterpret_cast<const char*>(codes[w] + s * kSpan / 2 + 1024), _MM_HINT_T0);
+          // The rows of the next step: a stream of its own for each, too short for the processor to foresee.
+          _mm_prefetch(reinterpret_cast<const char*>(codes[w] + s * kSpan / 2 + width * b.stride), _MM_HINT_T0);
         }
         VLM_UNROLL for (int j = 0; j < 4; ++j) {
           __m512bh value[width];

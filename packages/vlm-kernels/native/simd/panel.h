@@ -102,51 +102,18 @@ struct Strips {
   int size(size_t strip) const { return int(smaller(height, rows - strip * height)); }
 };
 
-// Rows of k elements to one strip. `row(i)` gives the address of row i, whose elements have type `type`.
-template <class Element, class Row>
-void pack_strip(Type type, const Row& row, int rows, size_t k, Element* out) {
-  const size_t steps = steps_of<Element>(k);
-  alignas(64) float wide[256];
-  alignas(64) uint16_t half[256];
-  for (int r = 0; r < rows; ++r) {
-    const void* from = row(r);
-    int32_t* to = reinterpret_cast<int32_t*>(out) + r;
-    for (size_t first = 0; first < k; first += 256) {
-      const size_t count = smaller(256, k - first);
-      const void* lanes;
-      if constexpr (sizeof(Element) == 4) {
-        if (type == Type::f32) {
-          lanes = at(type, from, first);
-        } else {
-          widen(type, at(type, from, first), count, wide);
-          lanes = wide;
-        }
-      } else {
-        if (type == Type::bf16 && count % 2 == 0) {
-          lanes = at(type, from, first);
-        } else {
-          widen(type, at(type, from, first), count, wide);
-          narrow(Type::bf16, wide, count, half);
-          if (count % 2) half[count] = 0;
-          lanes = half;
-        }
-      }
-      const size_t begin = first / kPerStep<Element>, end = smaller(begin + 256 / kPerStep<Element>, steps);
-      const char* bytes = static_cast<const char*>(lanes);
-      for (size_t s = begin; s < end; ++s) std::memcpy(to + s * size_t(rows), bytes + (s - begin) * 4, 4);
-    }
-  }
-}
-
-// W rows of W lanes, turned: out[j * stride + i] = in[i][j].
-VLM_INLINE void turn(const F in[W], float* out, size_t stride) {
+// W rows of W lanes, turned in place: v[j][i] becomes v[i][j].
+VLM_INLINE void turn(F v[W]) {
 #if defined(__AVX512F__)
   __m512i r[16], t[16];
-  for (int i = 0; i < 16; ++i) r[i] = reinterpret_cast<__m512i>(in[i]);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = reinterpret_cast<__m512i>(v[i]);
+#pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
     t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
   }
+#pragma GCC unroll 4
   for (int i = 0; i < 16; i += 4) {
     r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
     r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
@@ -154,19 +121,68 @@ VLM_INLINE void turn(const F in[W], float* out, size_t stride) {
     r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
   }
   // r[4g + c] holds, in each 128-bit lane q, column 4q + c of rows 4g .. 4g + 3.
+#pragma GCC unroll 4
   for (int c = 0; c < 4; ++c) {
     const __m512i low = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88), high = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
     const __m512i low2 = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd), high2 = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
-    _mm512_storeu_si512(out + size_t(c) * stride, _mm512_shuffle_i32x4(low, high, 0x88));
-    _mm512_storeu_si512(out + size_t(c + 8) * stride, _mm512_shuffle_i32x4(low, high, 0xdd));
-    _mm512_storeu_si512(out + size_t(c + 4) * stride, _mm512_shuffle_i32x4(low2, high2, 0x88));
-    _mm512_storeu_si512(out + size_t(c + 12) * stride, _mm512_shuffle_i32x4(low2, high2, 0xdd));
+    v[c] = reinterpret_cast<F>(_mm512_shuffle_i32x4(low, high, 0x88));
+    v[c + 8] = reinterpret_cast<F>(_mm512_shuffle_i32x4(low, high, 0xdd));
+    v[c + 4] = reinterpret_cast<F>(_mm512_shuffle_i32x4(low2, high2, 0x88));
+    v[c + 12] = reinterpret_cast<F>(_mm512_shuffle_i32x4(low2, high2, 0xdd));
   }
 #else
-  for (int j = 0; j < W; ++j) {
-    for (int i = 0; i < W; ++i) out[size_t(j) * stride + size_t(i)] = in[i][j];
+  alignas(64) float turned[W * W];
+  for (int i = 0; i < W; ++i) {
+    for (int j = 0; j < W; ++j) turned[j * W + i] = v[i][j];
   }
+  for (int i = 0; i < W; ++i) v[i] = load(turned + i * W);
 #endif
+}
+
+// Rows of k elements to one strip. `row(i)` gives the address of row i, whose elements have type `type`.
+template <class Element, class Row>
+void pack_strip(Type type, const Row& row, int rows, size_t k, Element* out) {
+  constexpr size_t kPiece = 256;
+  alignas(64) float wide[kPiece];
+  alignas(64) Element pieces[kRows][kPiece];
+  int32_t* to = reinterpret_cast<int32_t*>(out);
+  for (size_t first = 0; first < k; first += kPiece) {
+    const size_t count = smaller(kPiece, k - first), size = steps_of<Element>(count), begin = first / kPerStep<Element>;
+    const char* lanes[kRows];
+    for (int r = 0; r < rows; ++r) {
+      const void* from = at(type, row(r), first);
+      if (sizeof(Element) == 4 ? type == Type::f32 : type == Type::bf16 && count % 2 == 0) {
+        lanes[r] = static_cast<const char*>(from);
+        continue;
+      }
+      lanes[r] = reinterpret_cast<const char*>(pieces[r]);
+      if constexpr (sizeof(Element) == 4) {
+        widen(type, from, count, pieces[r]);
+      } else {
+        if (type == Type::f32) {
+          narrow(Type::bf16, static_cast<const float*>(from), count, pieces[r]);
+        } else {
+          widen(type, from, count, wide);
+          narrow(Type::bf16, wide, count, pieces[r]);
+        }
+        if (count % 2) pieces[r][count] = 0;
+      }
+    }
+    size_t s = 0;
+#if defined(__AVX512F__)
+    const __mmask16 mask = __mmask16((1u << rows) - 1);
+    for (; s + W <= size; s += W) {
+      F v[W];
+      for (int r = 0; r < W; ++r) v[r] = r < rows ? load(reinterpret_cast<const float*>(lanes[r] + 4 * s)) : F{};
+      turn(v);
+#pragma GCC unroll 16
+      for (int i = 0; i < W; ++i) _mm512_mask_storeu_ps(to + (begin + s + size_t(i)) * size_t(rows), mask, reinterpret_cast<__m512>(v[i]));
+    }
+#endif
+    for (; s < size; ++s) {
+      for (int r = 0; r < rows; ++r) std::memcpy(to + (begin + s) * size_t(rows) + r, lanes[r] + 4 * s, 4);
+    }
+  }
 }
 
 // One panel from rows of B that run along the inner dimension (B is [n, k]): columns [n0, n0 + columns), elements [k0, k0 + k).
@@ -189,7 +205,7 @@ void pack_panel_rows(const Matrix& b, const Spread& spread, size_t n0, int colum
         if (i >= valid) {
           std::memset(piece[i], 0, sizeof piece[i]);
           rows[i] = piece[i];
-        } else if (direct && count == kPiece) {
+        } else if (direct && count % kPerStep<Element> == 0) {
           rows[i] = static_cast<const Element*>(at(b.type, b.data, row * b.stride + k0 + first));
         } else {
           fetch(b, spread, row, k0 + first, count, piece[i]);
@@ -201,7 +217,9 @@ void pack_panel_rows(const Matrix& b, const Spread& spread, size_t n0, int colum
       for (; s + W <= size; s += W) {
         F in[W];
         for (int i = 0; i < W; ++i) in[i] = load(reinterpret_cast<const float*>(rows[i]) + s);
-        turn(in, panel + (begin + s) * kColumns + size_t(v * W), kColumns);
+        turn(in);
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) store(panel + (begin + s + size_t(i)) * kColumns + size_t(v * W), in[i]);
       }
       for (; s < size; ++s) {
         for (int i = 0; i < W; ++i) {
@@ -212,15 +230,39 @@ void pack_panel_rows(const Matrix& b, const Spread& spread, size_t n0, int colum
   }
 }
 
-// Panels from rows of B that run along the columns (B is [k, n]): columns [n0, n0 + columns) in consecutive panels.
+// to[2j], to[2j + 1] = low[j], high[j] for the columns of a panel.
+VLM_INLINE void interleave(const uint16_t* low, const uint16_t* high, uint16_t* to) {
+#if defined(__AVX512BF16__)
+  const __m512i a = _mm512_loadu_si512(low), b = _mm512_loadu_si512(high);
+  const __m512i even = _mm512_unpacklo_epi16(a, b), odd = _mm512_unpackhi_epi16(a, b);
+  const __m512i first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi64(even, first, odd));
+  _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi64(even, second, odd));
+#else
+  for (int j = 0; j < kColumns; ++j) {
+    to[2 * j] = low[j];
+    to[2 * j + 1] = high[j];
+  }
+#endif
+}
+
+// Panels from rows of B that run along the columns (B is [k, n]): columns [n0, n0 + columns) in consecutive panels. `buffer` holds two
+// rows of padded columns.
 template <class Element>
-void pack_panels_columns(const Matrix& b, const Spread& spread, size_t n0, size_t columns, size_t k0, size_t k, Element* out, Element* row_buffer) {
+void pack_panels_columns(const Matrix& b, const Spread& spread, size_t n0, size_t columns, size_t k0, size_t k, Element* out, Element* buffer) {
   const size_t steps = steps_of<Element>(k), panels = ceil_div(columns, kColumns), padded = panels * kColumns;
   const size_t panel_size = steps * kColumns * kPerStep<Element>;
+  const bool direct = !b.quantized && columns == padded && (sizeof(Element) == 4 ? b.type == Type::f32 : b.type == Type::bf16);
   for (size_t s = 0; s < steps; ++s) {
+    const Element* rows[2] = {nullptr, nullptr};
     for (size_t half = 0; half < kPerStep<Element>; ++half) {
-      Element* row = row_buffer + half * padded;
+      Element* row = buffer + half * padded;
       const size_t kk = s * kPerStep<Element> + half;
+      if (kk < k && direct) {
+        rows[half] = static_cast<const Element*>(at(b.type, b.data, (k0 + kk) * b.stride + n0));
+        continue;
+      }
+      rows[half] = row;
       if (kk < k) {
         fetch(b, spread, k0 + kk, n0, columns, row);
         for (size_t j = columns; j < padded; ++j) row[j] = 0;
@@ -231,13 +273,9 @@ void pack_panels_columns(const Matrix& b, const Spread& spread, size_t n0, size_
     for (size_t p = 0; p < panels; ++p) {
       Element* to = out + p * panel_size + s * kColumns * kPerStep<Element>;
       if constexpr (sizeof(Element) == 4) {
-        std::memcpy(to, row_buffer + p * kColumns, kColumns * sizeof(Element));
+        for (int v = 0; v < kVectors; ++v) store(to + v * W, load(rows[0] + p * kColumns + v * W));
       } else {
-        const Element *low = row_buffer + p * kColumns, *high = low + padded;
-        for (int j = 0; j < kColumns; ++j) {
-          to[2 * j] = low[j];
-          to[2 * j + 1] = high[j];
-        }
+        interleave(rows[0] + p * kColumns, rows[1] + p * kColumns, to);
       }
     }
   }

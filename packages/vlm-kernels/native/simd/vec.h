@@ -32,7 +32,8 @@ constexpr int W = 4;
 typedef float F __attribute__((vector_size(4 * W)));
 typedef int32_t I __attribute__((vector_size(4 * W)));
 typedef uint16_t H __attribute__((vector_size(2 * W)));
-typedef float FUnaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
+// Pairs of bf16 are loaded as floats, at any even address.
+typedef float FUnaligned __attribute__((vector_size(4 * W), aligned(2), may_alias));
 typedef int32_t IUnaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef uint16_t HUnaligned __attribute__((vector_size(2 * W), aligned(2), may_alias));
 
@@ -56,6 +57,9 @@ VLM_INLINE float sum(F v) {
 }
 
 VLM_INLINE float largest(F v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps(reinterpret_cast<__m512>(v));
+#endif
   float top = v[0];
   for (int i = 1; i < W; ++i) top = v[i] > top ? v[i] : top;
   return top;
@@ -215,8 +219,13 @@ inline const void* at(Type type, const void* p, size_t index) {
 
 inline void* at(Type type, void* p, size_t index) { return static_cast<char*>(p) + index * size_of(type); }
 
-// e^x to 2 units in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial for e^r, n into the exponent.
+// e^x to 2 units in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial for e^r, n into the exponent. NaN stays NaN.
 VLM_INLINE F exponential(F x) {
+#if defined(__AVX512F__)
+  // The operand that may be NaN stands second: the instruction returns it.
+  x = reinterpret_cast<F>(_mm512_max_ps(_mm512_set1_ps(-110.0f), reinterpret_cast<__m512>(x)));
+  x = reinterpret_cast<F>(_mm512_min_ps(_mm512_set1_ps(90.0f), reinterpret_cast<__m512>(x)));
+#endif
   const F magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
   const F shifted = x * 1.44269504088896341f + magic;
   const F n = shifted - magic;
@@ -229,6 +238,9 @@ VLM_INLINE F exponential(F x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
+#if defined(__AVX512F__)
+  return reinterpret_cast<F>(_mm512_scalef_ps(reinterpret_cast<__m512>(p), reinterpret_cast<__m512>(n)));
+#else
   // In two halves, so that neither leaves the range of the exponent.
   const I whole = bits_of(shifted) - bits_of(magic);
   const I half = whole >> 1;
@@ -236,6 +248,7 @@ VLM_INLINE F exponential(F x) {
   p = x < -104.0f ? F{} : p;
   p = x > 88.8f ? broadcast(__builtin_inff()) : p;
   return x == x ? p : x;
+#endif
 }
 
 VLM_INLINE F sigmoid(F x) { return 1.0f / (1.0f + exponential(-x)); }

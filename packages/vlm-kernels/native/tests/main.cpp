@@ -1,6 +1,6 @@
 // Drives the library without MLX: every op on every instruction set against double precision, and the pool under contention and fork.
 //
-// Usage: vlm_native_tests [quick]
+// Usage: vlm_native_tests
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,7 +15,10 @@
 
 #include "core/isa.h"
 #include "core/pool.h"
+#include "ops/attention.h"
+#include "ops/elementwise.h"
 #include "ops/gemm.h"
+#include "ops/roof.h"
 
 namespace {
 
@@ -228,6 +231,147 @@ void test_quantized() {
   }
 }
 
+void test_attention() {
+  struct Shape {
+    size_t batch, heads, key_heads, length, keys, size, value_size;
+  };
+  const Shape shapes[] = {{1, 2, 1, 1, 1, 8, 8}, {2, 4, 2, 1, 300, 64, 64}, {1, 6, 3, 3, 37, 80, 48}, {1, 2, 2, 90, 90, 33, 17}, {1, 8, 1, 19, 150, 128, 128}, {1, 2, 2, 5, 2, 16, 16}};
+  for (const Shape& s : shapes) {
+    for (Type type : {Type::f32, Type::f16, Type::bf16}) {
+      const Array q = random_array(type, s.batch * s.heads * s.length * s.size), k = random_array(type, s.batch * s.key_heads * s.keys * s.size);
+      const Array v = random_array(type, s.batch * s.key_heads * s.keys * s.value_size), sinks = random_array(type, s.heads);
+      const Array added = random_array(type, s.length * s.keys);
+      std::vector<uint8_t> seen(s.heads * s.length * s.keys);
+      for (auto& byte : seen) byte = uint8_t(g_random() % 3 != 0);
+      for (int variant = 0; variant < 6; ++variant) {
+        Array out(type, s.batch * s.heads * s.length * s.value_size);
+        vlm::Attention a;
+        a.batch = s.batch, a.heads = s.heads, a.key_heads = s.key_heads, a.length = s.length, a.keys = s.keys;
+        a.size = s.size, a.value_size = s.value_size;
+        const auto heads = [](const Array& x, size_t heads, size_t rows, size_t size) {
+          return vlm::Heads{const_cast<unsigned char*>(x.bytes.data()), x.type, heads * rows * size, rows * size, size};
+        };
+        a.q = heads(q, s.heads, s.length, s.size), a.k = heads(k, s.key_heads, s.keys, s.size);
+        a.v = heads(v, s.key_heads, s.keys, s.value_size), a.out = heads(out, s.heads, s.length, s.value_size);
+        a.scale = 0.2f;
+        a.causal = variant == 1 || variant == 4;
+        if (variant == 2) a.mask = seen.data(), a.mask_is_bool = true, a.mask_strides[1] = s.length * s.keys, a.mask_strides[2] = s.keys, a.mask_strides[3] = 1;
+        if (variant == 3) a.mask = added.bytes.data(), a.mask_type = type, a.mask_strides[2] = s.keys, a.mask_strides[3] = 1;
+        if (variant == 4) a.sinks = sinks.bytes.data(), a.sinks_type = type;
+        if (variant == 5) a.softcap = 3;
+        vlm::attention(a);
+        std::vector<double> want(out.values.size());
+        const size_t group = s.heads / s.key_heads;
+        for (size_t b = 0; b < s.batch; ++b) {
+          for (size_t h = 0; h < s.heads; ++h) {
+            for (size_t l = 0; l < s.length; ++l) {
+              std::vector<double> scores(s.keys);
+              double top = variant == 4 ? sinks.values[h] : -INFINITY;
+              for (size_t i = 0; i < s.keys; ++i) {
+                double score = 0;
+                for (size_t d = 0; d < s.size; ++d) {
+                  score += q.values[((b * s.heads + h) * s.length + l) * s.size + d] * k.values[((b * s.key_heads + h / group) * s.keys + i) * s.size + d];
+                }
+                score *= 0.2f;
+                if (variant == 5) score = 3 * std::tanh(score / 3);
+                if (a.causal && i + s.length > l + s.keys) score = -INFINITY;
+                if (variant == 2 && !seen[(h * s.length + l) * s.keys + i]) score = -INFINITY;
+                if (variant == 3) score += added.values[l * s.keys + i];
+                scores[i] = score;
+                top = std::max(top, score);
+              }
+              double total = variant == 4 ? std::exp(sinks.values[h] - top) : 0;
+              for (double& score : scores) total += score = score == -INFINITY ? 0 : std::exp(score - top);
+              for (size_t d = 0; d < s.value_size; ++d) {
+                double value = 0;
+                for (size_t i = 0; i < s.keys; ++i) value += scores[i] * v.values[((b * s.key_heads + h / group) * s.keys + i) * s.value_size + d];
+                want[((b * s.heads + h) * s.length + l) * s.value_size + d] = total == 0 ? 0 : value / total;
+              }
+            }
+          }
+        }
+        compare(out, want, std::string("attention ") + name(type) + " length " + std::to_string(s.length) + " keys " + std::to_string(s.keys) + " variant " + std::to_string(variant));
+      }
+    }
+  }
+}
+
+void test_elementwise() {
+  for (Type type : {Type::f32, Type::f16, Type::bf16}) {
+    for (size_t size : {1, 7, 64, 130}) {
+      const size_t rows = 5;
+      const Array x = random_array(type, rows * size), weight = random_array(type, size), bias = random_array(type, size);
+      for (bool centred : {false, true}) {
+        Array out(type, rows * size);
+        vlm::Norm n;
+        n.rows = rows, n.size = size, n.eps = 1e-5f, n.centred = centred;
+        n.x = x.bytes.data(), n.x_type = type, n.weight = weight.bytes.data(), n.weight_type = type;
+        n.bias = centred ? bias.bytes.data() : nullptr, n.bias_type = type, n.out = out.bytes.data(), n.out_type = type;
+        vlm::normalize(n);
+        std::vector<double> want(rows * size);
+        for (size_t r = 0; r < rows; ++r) {
+          double mean = 0, square = 0;
+          for (size_t i = 0; i < size; ++i) mean += x.values[r * size + i] / double(size);
+          if (!centred) mean = 0;
+          for (size_t i = 0; i < size; ++i) square += std::pow(x.values[r * size + i] - mean, 2) / double(size);
+          for (size_t i = 0; i < size; ++i) {
+            want[r * size + i] = (x.values[r * size + i] - mean) / std::sqrt(square + 1e-5) * weight.values[i] + (centred ? bias.values[i] : 0);
+          }
+        }
+        compare(out, want, std::string("norm ") + name(type) + " " + std::to_string(size) + (centred ? " centred" : ""));
+      }
+      const Array up = random_array(type, rows * size);
+      for (vlm::Gate kind : {vlm::Gate::silu, vlm::Gate::gelu_tanh, vlm::Gate::gelu_exact}) {
+        Array out(type, rows * size);
+        vlm::Gated g;
+        g.count = rows * size, g.kind = kind, g.gate = x.bytes.data(), g.up = up.bytes.data(), g.out = out.bytes.data();
+        g.gate_type = g.up_type = g.out_type = type;
+        vlm::gate(g);
+        std::vector<double> want(rows * size);
+        for (size_t i = 0; i < want.size(); ++i) {
+          const double v = x.values[i], cube = v + 0.044715 * v * v * v;
+          const double y = kind == vlm::Gate::silu        ? v / (1 + std::exp(-v))
+                           : kind == vlm::Gate::gelu_tanh ? 0.5 * v * (1 + std::tanh(std::sqrt(2 / M_PI) * cube))
+                                                          : 0.5 * v * (1 + std::erf(v / std::sqrt(2)));
+          want[i] = y * up.values[i];
+        }
+        compare(out, want, std::string("gate ") + name(type) + " " + std::to_string(int(kind)));
+      }
+    }
+    for (bool interleaved : {false, true}) {
+      const size_t batch = 2, heads = 3, length = 5, size = 22, half = 7;
+      const Array x = random_array(type, batch * heads * length * size), cos = random_array(Type::f32, batch * length * half);
+      const Array sin = random_array(Type::f32, batch * length * half);
+      Array out(type, x.values.size());
+      vlm::Rope r;
+      r.batch = batch, r.heads = heads, r.length = length, r.size = size, r.half = half, r.interleaved = interleaved, r.type = type;
+      r.x = x.bytes.data(), r.out = out.bytes.data(), r.batch_stride = heads * length * size, r.head_stride = length * size, r.row_stride = size;
+      r.cos = reinterpret_cast<const float*>(cos.bytes.data()), r.sin = reinterpret_cast<const float*>(sin.bytes.data());
+      r.table_batch_stride = length * half;
+      vlm::rotate(r);
+      std::vector<double> want = x.values;
+      for (size_t row = 0; row < batch * heads * length; ++row) {
+        const size_t table = (row / (heads * length) * length + row % length) * half;
+        for (size_t i = 0; i < half; ++i) {
+          const size_t one = row * size + (interleaved ? 2 * i : i), two = row * size + (interleaved ? 2 * i + 1 : half + i);
+          want[one] = x.values[one] * cos.values[table + i] - x.values[two] * sin.values[table + i];
+          want[two] = x.values[two] * cos.values[table + i] + x.values[one] * sin.values[table + i];
+        }
+      }
+      compare(out, want, std::string("rope ") + name(type) + (interleaved ? " interleaved" : ""));
+    }
+  }
+}
+
+void test_roof() {
+  std::vector<float> data(1 << 19, 1.0f), sink(64 * 16);
+  double work = 0;
+  vlm::Roof r;
+  r.data = data.data(), r.bytes = data.size() * 4, r.work = &work, r.sink = sink.data();
+  vlm::roof(r);
+  check(work == double(data.size() * 4) && sink[0] == float(1 << 18), "roof reads every element");
+}
+
 void count_blocks(size_t threads) {
   vlm::set_num_threads(int(threads));
   std::vector<int> hits(1000);
@@ -274,6 +418,9 @@ int main() {
     const int before = g_failures;
     test_products();
     test_quantized();
+    test_attention();
+    test_elementwise();
+    test_roof();
     std::printf("%-10s %s\n", vlm::isa_name(isa), g_failures == before ? "ok" : "FAILED");
   }
   std::printf(g_failures ? "%d failures\n" : "all good\n", g_failures);

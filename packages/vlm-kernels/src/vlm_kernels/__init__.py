@@ -20,6 +20,7 @@ from vlm_kernels.native import NativeStatus
 from vlm_kernels.norm import layer_norm, rms_norm
 from vlm_kernels.patch_embed import patch_embed
 from vlm_kernels.quantized_matmul import QQLinear, gather_quantized_matmul, quantized_matmul, quantized_qqmm
+from vlm_kernels.roof import machine_roof
 from vlm_kernels.rope import rope
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "geglu",
     "layer_norm",
     "linear",
+    "machine_roof",
     "matmul",
     "patch_embed",
     "quantized_matmul",
