@@ -119,6 +119,7 @@ def test_a_token_that_is_not_allowed_is_an_error(chatml):
         GrammarSpec.json_schema({"type": "nonsense"}),
         GrammarSpec.json_schema({"type": "string", "format": "no-such-format"}),
         GrammarSpec.json_schema({"$ref": "http://elsewhere/schema"}),
+        GrammarSpec.json_schema({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
         GrammarSpec.lark("start: undefined_rule"),
     ],
     ids=str,

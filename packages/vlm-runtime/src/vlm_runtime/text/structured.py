@@ -101,9 +101,12 @@ class Grammar:
             raise GrammarError(f"eos_token_ids: expected ids below {size}, got {ends}")
         grammar = _grammar_text(llguidance, spec)
         matcher = llguidance.LLMatcher(_ll_tokenizer(tokenizer, size, ends), grammar, log_level=0)
+        compiled = cls(matcher, vocab_size or tokenizer.vocab_size)
+        if not matcher.is_error():
+            compiled._fill()  # some limits are met only when the first tokens are looked for: better now than mid-answer
         if matcher.is_error():
             raise GrammarError(f"{spec.kind}: cannot be used: {_line(matcher.get_error())}")
-        return cls(matcher, vocab_size or tokenizer.vocab_size)
+        return compiled
 
     def mask(self) -> np.ndarray:
         """Tokens allowed next, end tokens included where the answer may end. bool [vocabulary].
@@ -111,10 +114,7 @@ class Grammar:
         Raises:
             GrammarError: The grammar met a limit.
         """
-        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask  # as in _llguidance
-
-        bits = allocate_token_bitmask(1, self._vocab_size)
-        fill_next_token_bitmask(self._matcher, bits, 0)
+        bits = self._fill()
         self._check()
         return np.unpackbits(bits.view(np.uint8)[0], bitorder="little")[: self._vocab_size].astype(bool)
 
@@ -155,6 +155,13 @@ class Grammar:
     def is_finished(self) -> bool:
         """Whether nothing but the end may follow."""
         return bool(self._matcher.is_stopped())
+
+    def _fill(self) -> np.ndarray:
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask  # as in _llguidance
+
+        bits = allocate_token_bitmask(1, self._vocab_size)
+        fill_next_token_bitmask(self._matcher, bits, 0)
+        return bits
 
     def _check(self) -> None:
         if self._matcher.is_error():
