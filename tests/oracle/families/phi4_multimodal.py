@@ -222,7 +222,7 @@ def turn(content: str) -> str:
 
 def cases(*, branches: bool = False) -> list[CaseSpec]:
     """Pictures, sounds, both, text; prompts on both sides of the original length."""
-    long = "".join(f"item {i}, " for i in range(6))
+    long = "".join(f"item {i}, " for i in range(10))
 
     def case(name: str, text: list[str], branch: str = "", **media: Any) -> CaseSpec:
         made = inputs.build(processor(), name, text, drop=("num_img_tokens",), **media)
