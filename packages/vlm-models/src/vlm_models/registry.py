@@ -12,6 +12,7 @@ from .errors import UnsupportedModel
 
 # model_type: module under vlm_models.families
 TABLE: dict[str, str] = {
+    "aya_vision": "aya_vision",
     "deepseek_ocr2": "deepseek_ocr2",
     "florence2": "florence2",
     "gemma3": "gemma3",

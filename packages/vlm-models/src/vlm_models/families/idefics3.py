@@ -21,6 +21,7 @@ from ..core.inputs import Features, MediaItem
 from ..core.weights import Flatten, Rename, Rule
 from ..fusion.model import DecoderModel, decoder_rules, tower_rules
 from ..layers.linear import Linear
+from ..layers.patches import join_blocks
 from ..processing.base import Processing
 from ..processing.idefics import SplitPictures
 from ..processing.image.splits import SplitStrategy
@@ -73,10 +74,8 @@ class Connector(nn.Module):
 
     def __call__(self, patches: mx.array) -> mx.array:
         """[n, side * side, dim] -> [n * (side / scale)^2, text dim]."""
-        n, count, dim = patches.shape
-        scale, cells = self.scale, round(count**0.5) // self.scale
-        blocks = patches.reshape(n, cells, scale, cells, scale, dim).transpose(0, 1, 3, 2, 4, 5)
-        return self.modality_projection(blocks.reshape(n * cells * cells, scale * scale * dim))
+        joined = self.modality_projection(join_blocks(patches, self.scale))
+        return joined.reshape(-1, joined.shape[-1])
 
 
 class Model(DecoderModel):
