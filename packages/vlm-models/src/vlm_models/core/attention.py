@@ -72,9 +72,7 @@ class Attention:
             self._masks[key] = self._build(num_keys, first, rules.window, blocks, beyond)
         return self._masks[key]
 
-    def _build(
-        self, num_keys: int, first: int, window: int | None, blocks: mx.array | None, beyond: bool
-    ) -> mx.array:
+    def _build(self, num_keys: int, first: int, window: int | None, blocks: mx.array | None, beyond: bool) -> mx.array:
         queries = (self.offsets[:, None] + mx.arange(self.length))[:, :, None]
         keys = (mx.arange(num_keys) + first)[None, None, :]
         visible = keys <= queries

@@ -112,7 +112,8 @@ class _Padded:
         rules: AttentionRules,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        for row, offset in enumerate(plan.offsets.tolist()):
+        offsets: list[int] = plan.offsets.tolist()  # type: ignore[assignment]  # one axis: a list
+        for row, offset in enumerate(offsets):
             self.keys[row, :, offset : offset + keys.shape[2]] = keys[row]
             self.values[row, :, offset : offset + keys.shape[2]] = values[row]
         mask = plan.mask(self.keys.shape[2], rules)
@@ -135,7 +136,8 @@ class _Stacked:
 
 
 def _joined_caches(rows: list[list[Any]]) -> list[_Padded | _Stacked]:
-    longest = max(cache.keys.shape[2] for row in rows for cache in row if isinstance(cache, PlainCache)) + 4
+    held = [cache.keys for row in rows for cache in row if isinstance(cache, PlainCache)]
+    longest = max(keys.shape[2] for keys in held if keys is not None) + 4
 
     def pad(array: mx.array) -> mx.array:
         # the filling must not matter: large numbers, not zeros

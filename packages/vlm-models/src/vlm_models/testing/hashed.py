@@ -45,7 +45,7 @@ def normal(name: str, shape: Sequence[int], spread: Spread = Spread(0.0, 1.0)) -
     count = int(np.prod(shape, dtype=np.int64))
     z = bits(name, count)
     mask = np.uint64(0xFFFF)
-    pieces = np.stack([((z >> np.uint64(16 * i)) & mask).astype(np.int64) for i in range(4)]).sum(axis=0)
+    pieces: np.ndarray = np.stack([((z >> np.uint64(16 * i)) & mask).astype(np.int64) for i in range(4)]).sum(axis=0)
     unit = (pieces.astype(np.float64) - _PIECE_MEAN) / _PIECE_STD
     return (unit * spread.std + spread.mean).astype(np.float32).reshape(tuple(shape))
 
