@@ -301,3 +301,45 @@ def test_any_chat_has_the_templates_control_tokens_and_no_others(chatml, message
     for count in images:
         want += ["<|im_start|>", *["<|vision_start|>", "<|image_pad|>", "<|vision_end|>"] * count, "<|im_end|>"]
     assert control_ids(chatml, ids) == [*want, "<|im_start|>"]
+
+
+KEYS = st.sampled_from(
+    [
+        "role",
+        "content",
+        "type",
+        "text",
+        "image",
+        "image_url",
+        "url",
+        "tool_calls",
+        "function",
+        "name",
+        "arguments",
+        "input_audio",
+    ]
+)
+SCALAR = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["user", "assistant", "text", "image", "{}", "x"])
+)
+JSON = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
+LOOSE = st.fixed_dictionaries(
+    {"role": st.sampled_from(["user", "assistant", "tool"]) | JSON}, optional={"content": JSON, "tool_calls": JSON}
+)
+
+
+@given(messages=JSON | st.lists(LOOSE, max_size=3), tools=st.none() | JSON)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_json_is_rendered_or_refused_by_name(chatml, messages, tools):
+    try:
+        prompt = render(chatml, messages, tools=tools)
+    except PromptError as error:
+        assert str(error)
+    else:
+        assert isinstance(prompt, Rendered)

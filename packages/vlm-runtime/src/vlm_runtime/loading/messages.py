@@ -46,14 +46,16 @@ def normalise(
         if not isinstance(message, Mapping):
             raise PromptError(f"{where}: expected an object with role and content, got {type(message).__name__}")
         role = message.get("role")
-        if role not in ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise PromptError(f"{where}.role: expected one of {', '.join(sorted(ROLES))}; got {role!r}")
         escape = escape_by_role(role)
         rest = {key: value for key, value in message.items() if key not in ("role", "content", "tool_calls")}
         normal = {"role": role, "content": _content(message.get("content"), where, escape, media)}
         normal.update(escape_all(rest, escape, where))
-        if message.get("tool_calls"):
-            normal["tool_calls"] = [_tool_call(call, where, escape) for call in message["tool_calls"]]
+        if calls := message.get("tool_calls"):
+            if not isinstance(calls, list | tuple):
+                raise PromptError(f"{where}.tool_calls: expected a list, got {type(calls).__name__}")
+            normal["tool_calls"] = [_tool_call(call, where, escape) for call in calls]
         result.append(normal)
     return result, media
 
@@ -98,6 +100,8 @@ def _part(part: Any, where: str, escape: Escape, media: list[MediaRef]) -> dict[
     kind = part.get("type")
     if kind is None:  # Hugging Face examples write {"image": "a.jpg"} and {"text": "..."}
         kind = next((key for key in (*_MEDIA, "text") if key in part), None)
+    if not isinstance(kind, str):
+        raise PromptError(f"{where}.type: expected a string, got {type(kind).__name__}")
     if kind in _TEXT:
         text = part.get("text")
         if not isinstance(text, str):

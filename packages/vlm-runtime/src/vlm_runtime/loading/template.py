@@ -63,6 +63,11 @@ def render(
     if tools is not None and "tools" not in known:
         raise TemplateError("this checkpoint's chat template takes no tools; use a checkpoint trained for tool calls")
 
+    for name, given in (("messages", messages), ("tools", tools)):
+        if given is not None and not isinstance(given, list | tuple):
+            raise PromptError(f"{name}: expected a list of objects, got {type(given).__name__}")
+    if messages is None:
+        raise PromptError("messages: expected a list of objects, got None")
     added = frozenset(placeholders)
     border = _border((messages, tools, variables), source)
     escape = partial(tokenizer.control.variant(added).break_up, border=border)
