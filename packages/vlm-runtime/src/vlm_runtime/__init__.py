@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     )
     from .cache import CacheOptions, CacheStats, VisionFeatureCache
     from .engine.asynchronous import AsyncEngine
-    from .engine.core import EngineCore, EngineOptions, EngineStats
+    from .engine.core import EngineCore
     from .engine.front import Engine
+    from .engine.settings import EngineOptions, EngineStats
     from .loading.hub import cached_models, resolve_checkpoint
     from .media.policy import MediaPolicy
     from .options import GenerateOptions
@@ -41,8 +42,8 @@ _HOMES = {
     "CacheStats": ".cache",
     "Engine": ".engine.front",
     "EngineCore": ".engine.core",
-    "EngineOptions": ".engine.core",
-    "EngineStats": ".engine.core",
+    "EngineOptions": ".engine.settings",
+    "EngineStats": ".engine.settings",
     "Event": ".request",
     "GenerateOptions": ".options",
     "GenerationResult": ".results",

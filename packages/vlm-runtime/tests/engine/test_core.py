@@ -12,7 +12,8 @@ import pytest
 from fakes import VOCABULARY, FakeModel, greedy, picture, prompt
 
 from vlm_runtime.cache import CacheOptions
-from vlm_runtime.engine.core import EngineCore, EngineOptions
+from vlm_runtime.engine.core import EngineCore
+from vlm_runtime.engine.settings import EngineOptions
 from vlm_runtime.errors import CapacityError, RequestCancelled
 from vlm_runtime.request import Event, Request, SamplingParams, ThinkingParams
 from vlm_runtime.scheduler import Limits
@@ -118,12 +119,13 @@ def test_unseeded_samples_differ() -> None:
     assert first != second
 
 
-def test_random_schedules_leave_every_answer_alone() -> None:
+@pytest.mark.parametrize("count", [12, pytest.param(200, marks=pytest.mark.slow)])
+def test_random_schedules_leave_every_answer_alone(count: int) -> None:
     model = FakeModel(("full", "window", "shared", "recurrent"), window=6)
     choice = random.Random(5)
     given = [prompt(words(i, 1 + i * 3), [(1, picture(i % 3))] if i % 3 else []) for i in range(12)]
     expected = [greedy(model, p, 14) for p in given]
-    for schedule in range(12):
+    for schedule in range(count):
         limits = Limits(max_running=choice.randint(1, 6), chunk_tokens=choice.choice([2, 8, 64]), step_tokens=64)
         options = EngineOptions(limits, prefix_bytes=choice.choice([0, 1 << 20]), runs_ahead=bool(schedule % 2))
         core = EngineCore(model, options)
@@ -135,7 +137,12 @@ def test_random_schedules_leave_every_answer_alone() -> None:
             if waiting and choice.random() < 0.4:
                 index, length = waiting.pop()
                 core.add(index, Request(given[index], SamplingParams(max_tokens=length)))
-            events = core.step()
+                if choice.random() < 0.3:
+                    noise = SamplingParams(
+                        temperature=1.0, top_p=0.8, presence_penalty=0.5, max_tokens=choice.randint(1, 9), n=1
+                    )
+                    core.add(1000 + index, Request(given[choice.randrange(12)], noise))
+            events = [event for event in core.step() if event.request_id < 1000]
             if choice.random() < 0.05 and lengths:
                 events += core.cancel(choice.choice(list(lengths)))
             for event in events:
@@ -208,6 +215,43 @@ def test_a_failing_grammar_ends_its_request_alone() -> None:
     events = drain(core)
     assert events[1, 0][-1].finish_reason == "error"
     assert tokens(events[0, 0]) == greedy(model, prompt(words(1, 5)), 4)
+
+
+class Failing:
+    """Fails at a token of one answer's count."""
+
+    is_finished = False
+
+    def __init__(self, at: int, seen: int = 0, copies: int = 0) -> None:
+        self.at, self.seen, self.copies = at, seen, copies
+
+    def mask(self) -> np.ndarray:
+        if self.seen == self.at:
+            raise ValueError("no state")
+        return np.ones(VOCABULARY, bool)
+
+    def accept(self, token: int) -> None:
+        self.seen += 1
+
+    def copy(self) -> Failing:
+        self.copies += 1
+        return Failing(self.at + self.copies, self.seen)
+
+
+def test_a_grammar_that_fails_on_the_way_takes_its_siblings_and_nobody_else() -> None:
+    model = FakeModel()
+    for ahead in (True, False):
+        core = EngineCore(model, EngineOptions(runs_ahead=ahead))
+        core.add(0, Request(prompt(words(1, 5)), SamplingParams(max_tokens=12)))
+        core.add(
+            1, Request(prompt(words(2, 5)), SamplingParams(max_tokens=12, temperature=1.0, n=3), grammar=Failing(3))
+        )
+        core.add(2, Request(prompt(words(3, 5)), SamplingParams(max_tokens=12)))
+        events = drain(core)
+        for index in (0, 2):
+            assert tokens(events[index, 0]) == greedy(model, prompt(words(index + 1, 5)), 12)
+        assert [events[1, index][-1].finish_reason for index in range(3)] == ["error"] * 3
+        assert core.scheduler.is_idle and core.runner.num_slots == 0
 
 
 class Alternating:

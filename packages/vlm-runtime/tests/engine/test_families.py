@@ -12,7 +12,8 @@ import pytest
 import vlm_runtime
 from vlm_models import TABLE, end_tokens, load
 from vlm_models.testing import conformance, golden, logits
-from vlm_runtime.engine.core import EngineCore, EngineOptions
+from vlm_runtime.engine.core import EngineCore
+from vlm_runtime.engine.settings import EngineOptions
 from vlm_runtime.engine.speculation import PromptLookup
 from vlm_runtime.errors import ContextError, OptionError
 from vlm_runtime.request import Request, SamplingParams

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from fakes import FakeModel, greedy, picture, prompt
 
-from vlm_runtime.engine.core import EngineCore, EngineOptions
+from vlm_runtime.engine.core import EngineCore
 from vlm_runtime.engine.front import Engine
+from vlm_runtime.engine.settings import EngineOptions
 from vlm_runtime.errors import CapacityError, ContextError
 from vlm_runtime.request import Request, SamplingParams
 from vlm_runtime.scheduler import Limits

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from fakes import FakeModel, greedy, picture, prompt
 
-from vlm_runtime.engine.core import EngineCore, EngineOptions
+from vlm_runtime.engine.core import EngineCore
+from vlm_runtime.engine.settings import EngineOptions
 from vlm_runtime.engine.speculation import Drafter, DraftModel, PromptLookup
 from vlm_runtime.errors import OptionError
 from vlm_runtime.request import Request, SamplingParams

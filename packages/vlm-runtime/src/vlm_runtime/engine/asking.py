@@ -22,8 +22,8 @@ from ..request import Grammar, Request, SamplingParams
 from ..results import GenerationResult
 from ..scheduler import Limits
 from .answers import Answer
-from .core import EngineOptions
 from .front import Engine, Stream
+from .settings import EngineOptions
 
 # Engines of one model differ in the form of their caches; few forms are in use at a time.
 MOST_ENGINES = 2

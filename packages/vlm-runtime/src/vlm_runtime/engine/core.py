@@ -1,72 +1,26 @@
-"""The step loop: schedule, build the batch, run the model, sample per row, commit. One loop for one request or many.
-
-Used by one thread. On a GPU decoding runs one step ahead of the host: the next step is queued before the tokens of the last
-one are read, unless a row's next token depends on what the host makes of them.
-"""
+"""The step loop: schedule, decode, prefill, tell. One loop for one request or many; used by one thread."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from itertools import count
 
 import mlx.core as mx
-import numpy as np
 
 from vlm_models import Model
 
-from ..cache import CacheOptions, CacheStats, PrefixIndex, VisionFeatureCache, prefix_keys
-from ..cache.buckets import batch_bucket
+from ..cache import PrefixIndex, VisionFeatureCache, prefix_keys
 from ..cache.prefix import can_reuse
 from ..errors import CapacityError, RequestCancelled
 from ..request import Event, FinishReason, Request, TokenLogprob
-from ..scheduler import Chunk, Limits, QueueFull, Scheduler, Ticket, TooLarge
+from ..scheduler import Chunk, QueueFull, Scheduler, Ticket, TooLarge
+from .batch import Batch
 from .runner import Prefill, Runner
-from .sampler import Row, Sampled, sample
+from .sampler import sample
 from .sequence import Sequence
-from .speculation import Drafter, check_speculation
-
-# MLX writes in place only into buffers that no queued work reads. A step ahead therefore copies the caches, which pays while
-# they are small: this much takes about 0.1 ms on a GPU that moves 4 TB/s, and the host's gap between steps is longer.
-AHEAD_BYTES = 256 << 20
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """limits: of the scheduler. cache: form of the caches. prefix_bytes: budget of caches kept for later prompts; 0 keeps none.
-    max_context: most tokens of prompt and answer; None: no limit. drafter: makes the engine's drafter, on its thread; None: no
-    speculation. runs_ahead: queue a step before the last one's tokens are read; None: on a GPU, while the caches are small.
-    compiles: trace decoding into graphs; None: on a GPU."""
-
-    limits: Limits = field(default_factory=Limits)
-    cache: CacheOptions = field(default_factory=CacheOptions)
-    prefix_bytes: int = 1 << 30
-    max_context: int | None = None
-    drafter: Callable[[], Drafter] | None = None
-    runs_ahead: bool | None = None
-    compiles: bool | None = None
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """What the engine holds now, and what its caches did. drafted, accepted: tokens guessed, and those that were right."""
-
-    waiting: int
-    running: int
-    cache_bytes: int
-    prefix: CacheStats
-    vision: CacheStats
-    drafted: int = 0
-    accepted: int = 0
-
-
-@dataclass(eq=False)
-class Flight:
-    """A decode step on the device whose tokens the host has not read."""
-
-    rows: list[Sequence | None]
-    sampled: Sampled
+from .settings import EngineOptions, EngineStats
+from .speculation import check_speculation
 
 
 class EngineCore:
@@ -95,14 +49,12 @@ class EngineCore:
         self.vision_cache = vision_cache if vision_cache is not None else VisionFeatureCache()
         self.prefixes = PrefixIndex(self.options.prefix_bytes)
         self._clock = clock
-        self._drafter = None if self.options.drafter is None else self.options.drafter()
-        self._drafted = self._accepted = 0
-        if self._drafter is not None:
+        drafter = None if self.options.drafter is None else self.options.drafter()
+        if drafter is not None:
             check_speculation(self.runner)
+        self._batch = Batch(self.runner, self, drafter, self.options.runs_ahead)
         self._sequences: dict[int, Sequence] = {}
         self._work: dict[int, Prefill] = {}
-        self._slots: list[Sequence | None] = []
-        self._flight: Flight | None = None
         self._ids = count()
         self._events: list[Event] = []
 
@@ -144,8 +96,8 @@ class EngineCore:
             held,
             self.prefixes.stats,
             self.vision_cache.stats,
-            self._drafted,
-            self._accepted,
+            self._batch.drafted,
+            self._batch.accepted,
         )
 
     def clear_caches(self) -> None:
@@ -158,7 +110,6 @@ class EngineCore:
         reason: FinishReason = "cancelled" if isinstance(error, RequestCancelled) else "error"
         for sequence in list(self._sequences.values()):
             self._end(sequence, reason, error)
-        self._flight = None
         return self._take_events()
 
     # the loop --------------------------------------------------------------------------------------------------------
@@ -180,7 +131,7 @@ class EngineCore:
             self._preempt(admission.preempted)
         for ticket_id in admission.admitted:
             self._guard(ticket_id, self._begin)
-        self._decode()
+        self._batch.step()
         for chunk in self.scheduler.plan().chunks:
             self._guard(chunk.id, lambda sequence, chunk=chunk: self._prefill(sequence, chunk))  # type: ignore[misc]
         return self._take_events()
@@ -197,9 +148,10 @@ class EngineCore:
         try:
             action(sequence)
         except Exception as error:  # noqa: BLE001 - one request's failure, of whatever kind, must not reach the others
-            self._fail(sequence, error)
+            self.fail(sequence, error)
 
-    def _fail(self, sequence: Sequence, error: Exception) -> None:
+    def fail(self, sequence: Sequence, error: Exception) -> None:
+        """End a sequence's request; see `Owner`."""
         for other in [s for s in self._sequences.values() if s.request_id == sequence.request_id]:
             self._end(other, "error", error)
 
@@ -265,191 +217,24 @@ class EngineCore:
         for member, token, logprob in zip(family, tokens, logprobs, strict=True):
             self._commit(member, token, logprob)
             if not member.is_finished:
-                self._enter(member, work)
+                self._batch.enter(member, work)
 
-    def _enter(self, sequence: Sequence, work: Prefill) -> None:
-        """Give a sequence a row of the batch."""
-        free = next((slot for slot, row in enumerate(self._slots) if row is None), len(self._slots))
-        if free >= self.runner.num_slots:
-            self.runner.room_for(free + 1)
-        self._slots += [None] * (self.runner.num_slots - len(self._slots))
-        self.runner.join(free, work)
-        self._slots[free] = sequence
-        sequence.slot, sequence.cached = free, work.done
-        if self._drafter is not None:
-            self._drafter.join(free, sequence, self.runner.num_slots)
+    # answers ---------------------------------------------------------------------------------------------------------
 
-    # decode ----------------------------------------------------------------------------------------------------------
-
-    def _decode(self) -> None:
-        if self._flight is not None and (self._must_read() or self._can_shrink()):
-            self._read()
-        self._shrink()
-        if self._drafter is not None and self._speculate(self._drafter):
-            return
-        flight, self._flight = self._flight, None
-        try:
-            launched = self._launch(flight)
-        except Exception as error:  # noqa: BLE001 - a failed batch ends its rows; the engine and the queue live on
-            self._flight = None
-            self._fail_rows(error)
-            return
-        self._flight = flight
-        self._read()
-        self._flight = launched if self._sequences else None
-        if not self._runs_ahead():
-            self._read()
-
-    def _runs_ahead(self) -> bool:
-        if self.options.runs_ahead is not None:
-            return self.options.runs_ahead
-        return mx.default_device().type == mx.DeviceType.gpu and self.runner.caches.nbytes <= AHEAD_BYTES
-
-    def _speculate(self, drafter: Drafter) -> bool:
-        """Draft, check and commit for all rows at once; False where nothing was drafted, so that a plain step is due."""
-        self._read()
-        rows = [row if row is not None and len(row.tokens) < self._most_tokens(row) else None for row in self._slots]
-        # grammars and thinking budgets move with each token: such rows take one at a time
-        most = [
-            0
-            if row is None or row.grammar is not None or row.thinking is not None
-            else min(drafter.num_drafts, self._most_tokens(row) - len(row.tokens) - 1)
-            for row in rows
-        ]
-        try:
-            drafts = drafter.propose(rows, most) if any(most) else []
-            if not any(drafts):
-                return False
-            self._verify(rows, drafts)
-        except Exception as error:  # noqa: BLE001 - see _decode
-            self._fail_rows(error)
-        return True
-
-    def _verify(self, rows: list[Sequence | None], drafts: list[list[int]]) -> None:
-        width = 1 + max(len(draft) for draft in drafts)
-        table = np.zeros((len(rows), width), np.int32)
-        for slot, row in enumerate(rows):
-            if row is not None:
-                table[slot, : 1 + len(drafts[slot])] = [row.tokens[-1], *drafts[slot]]
-        starts, deltas, adapters = self._standing(rows)
-        logits = self.runner.verify(mx.array(table), starts, deltas, adapters)
-        draws = [
-            sample(
-                logits[:, at],
-                [row.row(ahead=drafts[slot][:at]) if row is not None else None for slot, row in enumerate(rows)],
-            )
-            for at in range(width)
-        ]
-        mx.eval([array for drawn in draws for array in drawn.arrays()])
-        read = [drawn.read() for drawn in draws]
-        for slot, row in enumerate(rows):
-            if row is None:
-                continue
-            kept = 1
-            while kept <= len(drafts[slot]) and read[kept - 1][0][slot] == drafts[slot][kept - 1]:
-                kept += 1
-            row.cached += kept
-            self.scheduler.decoded([row.id], kept)
-            self._drafted += len(drafts[slot])
-            self._accepted += kept - 1
-            for at in range(kept):
-                if not row.is_finished:
-                    token, logprob = read[at][0][slot], read[at][1][slot]
-                    self._guard(row.id, lambda s, t=token, p=logprob: self._commit(s, t, p))  # type: ignore[misc]
-
-    def _standing(self, rows: list[Sequence | None]) -> tuple[list[int], list[int], list[str | None]]:
-        """Per slot: tokens in the caches, position minus index, adapter. Idle slots stand where the shortest row does."""
-        idle = min(row.cached for row in rows if row is not None)
-        return (
-            [idle if row is None else row.cached for row in self._slots],
-            [0 if row is None else row.prompt.position_delta for row in self._slots],
-            [None if row is None else row.prompt.adapter for row in self._slots],
-        )
-
-    def _must_read(self) -> bool:
-        """Whether a row's next draw depends on the token in flight, or the batch's shape changed since."""
-        flight = self._flight
-        if flight is None:
-            return False
-        if len(flight.rows) != len(self._slots):
-            return True
-        return any(row is not None and not row.is_finished and row.needs_host() for row in flight.rows)
-
-    def _can_shrink(self) -> bool:
-        active = sum(row is not None for row in self._slots)
-        return batch_bucket(max(active, 1)) < self.runner.num_slots or (active == 0 and self.runner.num_slots > 0)
-
-    def _shrink(self) -> None:
-        """Give back slots that nobody uses, once the batch fits a smaller size."""
-        if self._flight is not None or not self._can_shrink():
-            return
-        active = [slot for slot, row in enumerate(self._slots) if row is not None]
-        self.runner.keep_slots(active)
-        if self._drafter is not None:
-            self._drafter.keep_slots(active, self.runner.num_slots)
-        rows = [self._slots[slot] for slot in active]
-        self._slots = rows + [None] * (self.runner.num_slots - len(rows))
-        for slot, row in enumerate(rows):
-            if row is not None:
-                row.slot = slot
-
-    def _launch(self, flight: Flight | None) -> Flight | None:
-        """Queue a decode step for every row that takes another token; rows in flight feed theirs on the device."""
-        before = flight.rows if flight is not None else []
-        pending = [
-            row is not None and slot < len(before) and before[slot] is row for slot, row in enumerate(self._slots)
-        ]
-        rows: list[Sequence | None] = []
-        draws: list[Row | None] = []
-        for slot, row in enumerate(self._slots):
-            if row is None or len(row.tokens) + pending[slot] >= self._most_tokens(row):
-                rows.append(None)
-                draws.append(None)
-                continue
-            try:
-                draws.append(row.row(is_pending=pending[slot]))
-                rows.append(row)
-            except Exception as error:  # noqa: BLE001 - a grammar's failure is its request's
-                self._fail(row, error)
-                draws.append(None)
-                rows.append(None)
-        active = [row for row in rows if row is not None]
-        if not active:
-            return None
-        starts, deltas, adapters = self._standing(rows)
-        known = mx.array([row.tokens[-1] if row is not None else 0 for row in self._slots], mx.int32)
-        tokens = known
-        if flight is not None and any(pending):
-            tokens = (
-                flight.sampled.tokens if all(pending) else mx.where(mx.array(pending), flight.sampled.tokens, known)
-            )
-        logits = self.runner.decode(tokens, starts, deltas, adapters)
-        sampled = sample(logits, draws, tokens)
-        mx.async_eval(sampled.arrays(), self.runner.state())
-        for row in active:
-            row.cached += 1
-        self.scheduler.decoded(row.id for row in active)
-        return Flight(rows, sampled)
-
-    def _most_tokens(self, sequence: Sequence) -> int:
+    def most_tokens(self, sequence: Sequence) -> int:
+        """See `Owner`."""
         most = sequence.params.max_tokens
         if self.options.max_context is not None:
             most = min(most, max(self.options.max_context - len(sequence.prompt), 1))
         return most
 
-    def _read(self) -> None:
-        """Wait for the step in flight and commit its tokens."""
-        flight, self._flight = self._flight, None
-        if flight is None:
-            return
-        try:
-            tokens, logprobs = flight.sampled.read()
-        except Exception as error:  # noqa: BLE001 - see _decode
-            self._fail_rows(error)
-            return
-        for row, token, logprob in zip(flight.rows, tokens, logprobs, strict=True):
-            if row is not None and not row.is_finished:
-                self._guard(row.id, lambda s, t=token, p=logprob: self._commit(s, t, p))  # type: ignore[misc]
+    def take(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> None:
+        """See `Owner`."""
+        self._guard(sequence.id, lambda taking: self._commit(taking, token, logprob))
+
+    def grew(self, sequences: Iterable[Sequence], tokens: int) -> None:
+        """See `Owner`."""
+        self.scheduler.decoded((sequence.id for sequence in sequences), tokens)
 
     def _commit(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> None:
         """Add a token to an answer and tell; ends the answer where it is complete."""
@@ -458,7 +243,7 @@ class EngineCore:
         grammar = sequence.grammar
         if token in sequence.params.stop_tokens or (grammar is not None and grammar.is_finished):
             reason = "stop"
-        elif len(sequence.tokens) >= self._most_tokens(sequence):
+        elif len(sequence.tokens) >= self.most_tokens(sequence):
             reason = "length"
         self._tell(sequence, token=token, logprob=logprob, finish_reason=reason)
         if reason is not None:
@@ -478,17 +263,13 @@ class EngineCore:
     # ends ------------------------------------------------------------------------------------------------------------
 
     def _preempt(self, ticket_ids: Iterable[int]) -> None:
-        self._read()
+        self._batch.read()
         for ticket_id in ticket_ids:
             sequence = self._sequences.get(ticket_id)
             if sequence is None:
                 continue
-            self._vacate(sequence)
+            self._batch.vacate(sequence)
             self.scheduler.resize(ticket_id, sequence.length)
-
-    def _fail_rows(self, error: Exception) -> None:
-        for row in [row for row in self._slots if row is not None]:
-            self._fail(row, error)
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: Exception) -> None:
         if not sequence.is_finished:
@@ -500,15 +281,9 @@ class EngineCore:
         self.scheduler.remove(sequence.id)
         self._sequences.pop(sequence.id, None)
         self._work.pop(sequence.id, None)
-        self._vacate(sequence)
+        self._batch.vacate(sequence)
         if not self._sequences:
-            self._flight = None
-            self._shrink()
-
-    def _vacate(self, sequence: Sequence) -> None:
-        if sequence.slot is not None:
-            self._slots[sequence.slot] = None
-            sequence.slot, sequence.cached = None, 0
+            self._batch.reset()
 
     def _tell(
         self,

@@ -19,7 +19,8 @@ from vlm_models import Model
 from ..cache import VisionFeatureCache
 from ..errors import CapacityError, ContextError, OptionError, RequestCancelled
 from ..request import Event, Request
-from .core import EngineCore, EngineOptions, EngineStats
+from .core import EngineCore
+from .settings import EngineOptions, EngineStats
 
 T = TypeVar("T")
 Listener = Callable[[Event], None]
