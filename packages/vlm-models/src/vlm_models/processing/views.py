@@ -54,7 +54,9 @@ class ViewStrategy:
         """uint8 [H, W, 3] -> float32 [1, 3, side, side]: resized in its proportions, the rest filled."""
         side = self.view if self.cuts else self.tile
         scale = side / max(rgb.shape[:2])
-        height, width = (max(round(length * scale), 1) for length in rgb.shape[:2])
+        height, width = (round(length * scale) for length in rgb.shape[:2])
+        if min(height, width) < 1:
+            raise ProcessingError(f"a picture of {rgb.shape[0]}x{rgb.shape[1]} is too long for a view of {side} pixels")
         square = pad_square(resize(rgb, height, width, self.resample), self.background)
         return np.ascontiguousarray(self.normalize(square).transpose(2, 0, 1))[None]
 
