@@ -166,7 +166,7 @@ def weights(config: Config) -> Sequence[Rule]:
 
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     strategy = QuartersStrategy.from_files(files.image)
-    return QuarterPictures(config.image_token, strategy, config.resampler.num_latents, config.vision.patch, table)
+    return QuarterPictures(config.image_token, strategy, config.resampler.num_latents, table)
 
 
 FAMILY = Family(

@@ -32,16 +32,17 @@ def real_pictures(arrays: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 
 class QuarterPictures(Processing):
-    """Idefics2: every picture or quarter is `num_latents` features. Items hold `pixels0` [1, 3, h, w], `pixels1`..."""
+    """Idefics2: every picture or quarter is `num_latents` features. Items hold `pixels0` [1, 3, h, w], `pixels1`...
+    The tower leaves out patches that a picture does not fill."""
 
     unpack_names = frozenset({"pixel_values", "pixel_attention_mask"})
 
     def __init__(
-        self, image_token: int, strategy: QuartersStrategy, num_latents: int, patch: int, table: TokenTable | None
+        self, image_token: int, strategy: QuartersStrategy, num_latents: int, table: TokenTable | None
     ) -> None:
         super().__init__(table)
         self.token_ids = {"image": image_token}
-        self.strategy, self.num_latents, self.patch = strategy, num_latents, patch
+        self.strategy, self.num_latents = strategy, num_latents
 
     def image(self, rgb: np.ndarray, options: MediaOptions) -> MediaItem:
         return self._item(self.strategy(reshaped(rgb, options)))
@@ -62,9 +63,7 @@ class QuarterPictures(Processing):
         return [self._item(pictures[at : at + count]) for at in range(0, len(pictures), count)]
 
     def _item(self, parts: Sequence[np.ndarray]) -> MediaItem:
-        # the tower takes no patch that the picture does not fill
-        whole = [p[:, : p.shape[1] // self.patch * self.patch, : p.shape[2] // self.patch * self.patch] for p in parts]
-        arrays = {f"pixels{index}": part[None] for index, part in enumerate(whole)}
+        arrays = {f"pixels{index}": part[None] for index, part in enumerate(parts)}
         return MediaItem("image", arrays, len(parts) * self.num_latents)
 
 
