@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import ContextError, PlaceholderError, PromptError
+from .errors import ContextError, OptionError, PlaceholderError, PromptError
 from .items import as_frames, read_items
 from .loading.rendered import MediaKind, MediaRef, Rendered
 from .options import GenerateOptions
@@ -63,6 +63,11 @@ def arrange(processor: Processor, prompt: str, media: Media, options: GenerateOp
     if not named and any(given.values()) and not any(processor.count_placeholders(prompt).values()):
         prompt = _wrap(processor, prompt, given, options)
         named = list(prompt.media)
+    elif options.system is not None or options.chat_template is not None:
+        name = "chat_template" if options.system is None else "system"
+        raise OptionError(
+            f"{name}: this prompt is not wrapped by a template; give {name} to apply_chat_template instead"
+        )
     elif not prompt.strip() and not named and not any(given.values()):
         raise PromptError("there is nothing to answer; give a prompt or media")
     if isinstance(prompt, Rendered):

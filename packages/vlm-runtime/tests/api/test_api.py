@@ -137,6 +137,11 @@ def test_text_of_users_never_becomes_a_placeholder(loaded: Loaded) -> None:
         ({"kv_quant_scheme": "other", "kv_bits": 4}, "kv_quant_scheme"),
         ({"kv_bits": 4, "max_kv_size": 64}, "max_kv_size"),
         ({"kv_bits": 4, "kv_group_size": 128}, "kv_group_size"),
+        ({"kv_group_size": 32}, "kv_group_size"),
+        ({"quantized_kv_start": 100}, "quantized_kv_start"),
+        ({"kv_quant_scheme": "turboquant"}, "kv_quant_scheme"),
+        ({"system": "You are kind."}, "system"),
+        ({"chat_template": "{{ messages }}"}, "chat_template"),
         ({"max_pixels": "big"}, "max_pixels"),
         ({"resize_shape": [1, 2, 3]}, "resize_shape"),
         ({"prefill_step_size": 0}, "prefill_step_size"),
@@ -173,6 +178,23 @@ def test_models_that_are_not_there_are_named(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(LoadError, match="offline"):
         load("nobody/nothing-here", offline=True)
+
+
+def test_a_system_text_is_part_of_a_wrapped_turn(loaded: Loaded, pictures: list[str]) -> None:
+    plain = generate(*loaded, "What is it?", pictures[0], max_tokens=1)
+    asked = generate(*loaded, "What is it?", pictures[0], max_tokens=1, system="You are kind.")
+    assert asked.prompt_tokens > plain.prompt_tokens
+    defaults = {"kv_group_size": 64, "quantized_kv_start": 0, "kv_quant_scheme": "uniform"}
+    assert generate(*loaded, "What is it?", pictures[0], max_tokens=1, **defaults).tokens == plain.tokens
+
+
+def test_the_demo_model_goes_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load_config("demo").model_type == "qwen2_vl"
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(LoadError, match="offline"):
+        load_config("nobody/nothing-here")
+    with pytest.raises(CheckpointError, match="a file"):
+        load_config(__file__)
 
 
 def test_stop_strings_end_the_text_before_them(loaded: Loaded) -> None:

@@ -23,6 +23,7 @@ from .turbo import TurboQuantCodec
 
 # A row's first tokens gather attention that belongs nowhere; without them a bounded cache derails.
 KEPT_TOKENS = 4
+DEFAULT_GROUP = 64
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,17 @@ class CacheOptions:
             raise OptionError("max_kv_size: a bounded cache keeps its plain form; leave out max_kv_size or kv_bits")
         if self.scheme not in (None, "uniform", "turboquant"):
             raise OptionError(f"kv_quant_scheme: expected uniform or turboquant, got {self.scheme!r}")
+        if not self.is_quantized:
+            idle = {
+                "kv_quant_scheme": self.scheme == "turboquant",
+                "kv_group_size": self.group_size not in (None, DEFAULT_GROUP),
+                "quantized_kv_start": self.quantized_start != 0,
+            }
+            for name in (name for name, is_set in idle.items() if is_set):
+                raise OptionError(f"{name}: expected kv_bits beside it; without bits nothing is quantized")
         if self.resolved_scheme == "turboquant" and self.quantized_start:
             raise OptionError("quantized_kv_start: turboquant takes 0 only; use the uniform scheme")
-        if self.resolved_scheme == "turboquant" and self.group_size is not None:
+        if self.resolved_scheme == "turboquant" and self.group_size not in (None, DEFAULT_GROUP):
             raise OptionError("kv_group_size: turboquant has no groups; leave it out or use the uniform scheme")
         if self.resolved_scheme == "uniform" and (self.key_bits is not None or self.value_bits is not None):
             raise OptionError("kv_key_bits, kv_value_bits: expected kv_quant_scheme=turboquant beside them")
@@ -164,5 +173,5 @@ def _turbo_bits(options: CacheOptions) -> tuple[int, int]:
 
 
 def _group_size(spec: Full) -> int:
-    fitting = [size for size in (64, 32) if spec.key_size % size == 0 and spec.value_size % size == 0]
-    return fitting[0] if fitting else 64
+    fitting = [size for size in (DEFAULT_GROUP, 32) if spec.key_size % size == 0 and spec.value_size % size == 0]
+    return fitting[0] if fitting else DEFAULT_GROUP
