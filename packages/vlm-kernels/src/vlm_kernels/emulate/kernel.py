@@ -133,7 +133,7 @@ def _run(
     error = library.run(
         (ctypes.c_void_p * len(host))(*[array.ctypes.data for array in host]),
         (ctypes.c_size_t * len(host))(*[array.nbytes for array in host]),
-        (ctypes.POINTER(ctypes.c_int) * len(shapes))(*shapes),
+        (ctypes.c_void_p * len(shapes))(*[ctypes.addressof(shape) for shape in shapes]),
         len(host),
         (ctypes.c_void_p * len(results))(*[array.ctypes.data for array in results]),
         (ctypes.c_size_t * len(results))(*[array.nbytes for array in results]),

@@ -1,7 +1,7 @@
-"""Attention of many queries: a few heads at a time are unpacked into 16 bits and handed to MLX's dense attention.
+"""Attention of many queries: a few heads at a time are unpacked and handed to dense attention.
 
-For prefill chunks on a GPU, where the matrix products outweigh the unpacking. The workspace is bounded, and everything stays
-in the rotated basis. float16 with the largest norm taken out carries three bits more than bfloat16 at the same speed.
+For prefill chunks, where the matrix products outweigh the unpacking. The workspace is bounded, and everything stays in the
+rotated basis. float16 with the largest norm taken out carries three bits more than bfloat16 at the same speed.
 """
 
 from __future__ import annotations
@@ -16,26 +16,36 @@ from .rotation import rotation_array
 
 WORKSPACE_BYTES = 128 * 2**20
 
-# (packed, first head, last head, number of keys, factor [8] float32) -> float16 [B, heads, keys, D], rotated
+# (packed, first head, last head, number of keys, factor [8] float32) -> [B, heads, keys, D], rotated
 Unpack = Callable[[Packed, int, int, int, mx.array], mx.array]
+# (q, k, v, *, scale, mask) -> result, as mx.fast.scaled_dot_product_attention
+Attend = Callable[..., mx.array]
 
 
 def dense_attention(
-    unpack: Unpack, q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask
+    unpack: Unpack,
+    q: mx.array,
+    keys: Packed,
+    values: Packed,
+    *,
+    scale: float,
+    mask: KeyMask,
+    attend: Attend = mx.fast.scaled_dot_product_attention,
+    dtype: mx.Dtype = mx.float16,
 ) -> mx.array:
-    """`reference.attention`, in float16 arithmetic with float32 sums."""
+    """`reference.attention` with queries, keys and values in `dtype` and float32 sums."""
     batch, num_heads, length, head_size = q.shape
     num_kv_heads, num_keys = keys.norms.shape[1:]
     num_keys = min(num_keys, mask.max_length(num_keys))
     group = num_heads // num_kv_heads
     key_peak, value_peak = _peak(keys), _peak(values)
     rotated = (q.astype(mx.float32) * (scale * key_peak)) @ rotation_array(head_size, keys.spec.seed)
-    rotated = rotated.astype(mx.float16)
-    sdpa_mask, any_visible = _mask(mask, batch, num_heads, length, num_keys)
+    rotated = rotated.astype(dtype)
+    sdpa_mask, any_visible = _mask(mask, length, num_keys, dtype)
 
-    head_bytes = 2 * batch * num_keys * (head_size + values.spec.head_size)
+    head_bytes = dtype.size * batch * num_keys * (head_size + values.spec.head_size)
     step = max(1, min(num_kv_heads, WORKSPACE_BYTES // head_bytes))
-    results = []
+    results: list[mx.array] = []
     for first in range(0, num_kv_heads, step):
         last = min(first + step, num_kv_heads)
         part = sdpa_mask
@@ -46,10 +56,10 @@ def dense_attention(
             # Without an order between the groups, all of them could be unpacked at once.
             queries = mx.depends([queries], [results[-1]])[0]
         results.append(
-            mx.fast.scaled_dot_product_attention(
+            attend(
                 queries,
-                unpack(keys, first, last, num_keys, _spread(1.0 / key_peak, queries)),
-                unpack(values, first, last, num_keys, _spread(1.0 / value_peak, queries)),
+                unpack(keys, first, last, num_keys, _spread(1.0 / key_peak, queries)).astype(dtype),
+                unpack(values, first, last, num_keys, _spread(1.0 / value_peak, queries)).astype(dtype),
                 scale=1.0,
                 mask=part,
             )
@@ -72,9 +82,7 @@ def _spread(value: mx.array, after: mx.array) -> mx.array:
     return mx.depends([mx.broadcast_to(value, (8,))], [after])[0]
 
 
-def _mask(
-    mask: KeyMask, batch: int, num_heads: int, length: int, num_keys: int
-) -> tuple[str | mx.array | None, mx.array | None]:
+def _mask(mask: KeyMask, length: int, num_keys: int, dtype: mx.Dtype) -> tuple[str | mx.array | None, mx.array | None]:
     """The mask that MLX's attention takes, and which queries see a key at all (None: all do)."""
     plain = mask.array is None and mask.window is None and not isinstance(mask.lengths, mx.array)
     if plain and mask.offsets is None:
@@ -82,4 +90,4 @@ def _mask(
     if plain and isinstance(mask.offsets, int) and mask.offsets + length == num_keys:
         return "causal", None
     shown = mask.apply(mx.zeros((1, 1, length, num_keys), mx.float32), 0)
-    return mx.maximum(shown, -65504.0).astype(mx.float16), mx.logical_not(mx.isinf(shown).all(axis=-1, keepdims=True))
+    return mx.maximum(shown, -65504.0).astype(dtype), mx.logical_not(mx.isinf(shown).all(axis=-1, keepdims=True))

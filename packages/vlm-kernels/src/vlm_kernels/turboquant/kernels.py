@@ -100,7 +100,7 @@ def rotate(dialect: Dialect, x: mx.array, factor: float, seed: int) -> mx.array:
         output_shapes=[x.shape],
         output_dtypes=[mx.float32],
     )
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def encode(dialect: Dialect, x: mx.array, spec: Spec) -> Packed:
@@ -188,7 +188,7 @@ def unpack(dialect: Dialect, packed: Packed, first: int, last: int, num_keys: in
         output_shapes=[(batch, last - first, num_keys, spec.head_size)],
         output_dtypes=[mx.float16],
     )
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def scan(
@@ -290,7 +290,7 @@ def reduce(dialect: Dialect, partial: mx.array, stats: mx.array, step: float, sp
         output_shapes=[(*like.shape[:-1], spec.head_size)],
         output_dtypes=[like.dtype],
     )
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def split_count(num_blocks: int, units: int, num_keys: int, min_keys: int = 256) -> int:

@@ -7,14 +7,16 @@ import mlx.core as mx
 from vlm_kernels.dispatch import Op
 from vlm_kernels.errors import KernelError
 
-from . import cuda, metal, reference
+from . import cpu, cuda, metal, reference
 from .masks import KeyMask
 from .packed import Packed
 from .spec import DEFAULT_SEED, Spec
 
-_encode = Op("turboquant_encode", reference.encode, metal=metal.encode, cuda=cuda.encode)
+_encode = Op("turboquant_encode", reference.encode, metal=metal.encode, cuda=cuda.encode, native=cpu.encode)
 _decode = Op("turboquant_decode", reference.decode)
-_attention = Op("turboquant_attention", reference.attention, metal=metal.attention, cuda=cuda.attention)
+_attention = Op(
+    "turboquant_attention", reference.attention, metal=metal.attention, cuda=cuda.attention, native=cpu.attention
+)
 
 
 def encode(x: mx.array, bits: int, *, seed: int = DEFAULT_SEED) -> Packed:
