@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import cast
 
 import mlx.core as mx
@@ -30,22 +31,26 @@ def _mlx_attention(
 
 
 def _mlx_block_attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, segments: Sequence[int]) -> mx.array:
-    batch, heads, length, _ = q.shape
-    if len(set(segments)) == 1 and batch == 1:
-        # Equal segments become rows of a batch: one launch instead of one for each.
-        rows = len(segments)
-
-        def split(x: mx.array) -> mx.array:
-            return x.reshape(x.shape[1], rows, -1, x.shape[-1]).swapaxes(0, 1)
-
-        result = mx.fast.scaled_dot_product_attention(split(q), split(k), split(v), scale=scale)
-        return result.swapaxes(0, 1).reshape(1, heads, length, v.shape[-1])
     parts, start = [], 0
-    for count in segments:
-        span = slice(start, start + count)
-        parts.append(mx.fast.scaled_dot_product_attention(q[:, :, span], k[:, :, span], v[:, :, span], scale=scale))
-        start += count
-    return mx.concatenate(parts, axis=2)
+    for count, run in groupby(segments):
+        rows = len(list(run))
+        span = slice(start, start + rows * count)
+        parts.append(_equal_segments(q[:, :, span], k[:, :, span], v[:, :, span], scale, rows))
+        start += rows * count
+    return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
+
+
+def _equal_segments(q: mx.array, k: mx.array, v: mx.array, scale: float, rows: int) -> mx.array:
+    """Equal segments become rows of a batch: one launch instead of one for each."""
+    batch, heads, length, _ = q.shape
+
+    def split(x: mx.array) -> mx.array:
+        cells = x.reshape(batch, x.shape[1], rows, length // rows, x.shape[-1]).swapaxes(1, 2)
+        return cells.reshape(batch * rows, *cells.shape[2:])
+
+    result = mx.fast.scaled_dot_product_attention(split(q), split(k), split(v), scale=scale)
+    joined = result.reshape(batch, rows, heads, length // rows, v.shape[-1]).swapaxes(1, 2)
+    return joined.reshape(batch, heads, length, v.shape[-1])
 
 
 _attention = Op("attention", reference.attention, mlx=_mlx_attention, native=cpu.attention)

@@ -65,11 +65,12 @@ class Qwen25VitConfig:
 def window_order(height: int, width: int, side: int) -> tuple[np.ndarray, tuple[int, ...]]:
     """Order in which the cells of one frame [height, width] stand window by window, and the cells in each window.
 
-    Windows are `side` cells a side, cut off at the right and bottom edges.
+    Windows are `side` cells a side, cut off at the right and bottom edges. Large ones come first: equal ones run together.
     """
     rows, columns = np.divmod(np.arange(height * width), width)
     window = (rows // side) * -(-width // side) + columns // side
-    return np.argsort(window, kind="stable"), tuple(np.bincount(window).tolist())
+    counts = np.bincount(window)
+    return np.lexsort((window, -counts[window])), tuple(-np.sort(-counts))
 
 
 class VisionBlock(nn.Module):
