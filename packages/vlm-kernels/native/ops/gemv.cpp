@@ -7,6 +7,8 @@ namespace {
 
 // Rows of B in one block of work.
 constexpr size_t kRowsPerBlock = 64;
+// Bytes between what is read and what is asked for beforehand; rows follow each other in memory.
+constexpr size_t kAhead = 4096;
 // Up to so many rows of A, B is better read as it lies than packed.
 constexpr int kMaxPlainRows = 4, kMaxPairRows = 8;
 
@@ -131,31 +133,40 @@ void quantized_rows(const Gemm& g, const Input& in, const Spread& spread, size_t
 #if defined(__AVX512BF16__)
 VLM_INLINE F dot(F total, __m512bh a, __m512bh b) { return reinterpret_cast<F>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(total), a, b)); }
 
-template <int rows, int width>
+// One row of B after another, as it lies in memory; `chains` sums at a time hide the latency of an addition.
+template <int rows, int chains>
 void dense_pairs_rows(const Gemm& g, size_t n0, size_t n1) {
   const uint16_t *a = static_cast<const uint16_t*>(g.a), *weights = static_cast<const uint16_t*>(g.b.data);
-  // The last, partial vector is loaded under a mask.
   const size_t whole = g.k / 32 * 32;
+  // The last, partial vector is loaded under a mask.
   const __mmask32 rest = __mmask32((uint64_t(1) << (g.k - whole)) - 1);
-  for (size_t n = n0; n < n1; n += width) {
-    const RowsOfB<width> from(n, n1);
-    const uint16_t* b[width];
-    F total[rows][width];
-    VLM_UNROLL for (int w = 0; w < width; ++w) {
-      b[w] = weights + from.row[w] * g.b.stride;
-      VLM_UNROLL for (int r = 0; r < rows; ++r) total[r][w] = F{};
+  for (size_t n = n0; n < n1; ++n) {
+    const uint16_t* b = weights + n * g.b.stride;
+    F total[rows][chains];
+    VLM_UNROLL for (int r = 0; r < rows; ++r) {
+      VLM_UNROLL for (int c = 0; c < chains; ++c) total[r][c] = F{};
     }
-    const auto step = [&](size_t i, __mmask32 mask) __attribute__((always_inline)) {
-      __m512bh v[width];
-      VLM_UNROLL for (int w = 0; w < width; ++w) v[w] = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, b[w] + i));
-      VLM_UNROLL for (int r = 0; r < rows; ++r) {
-        const __m512bh x = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, a + size_t(r) * g.a_stride + i));
-        VLM_UNROLL for (int w = 0; w < width; ++w) total[r][w] = dot(total[r][w], v[w], x);
+    size_t i = 0;
+    for (; i + 32 * chains <= whole; i += 32 * chains) {
+      VLM_UNROLL for (int c = 0; c < chains; ++c) {
+        _mm_prefetch(reinterpret_cast<const char*>(b + i + 32 * c) + kAhead, _MM_HINT_T0);
+        const __m512bh v = reinterpret_cast<__m512bh>(_mm512_loadu_si512(b + i + 32 * c));
+        VLM_UNROLL for (int r = 0; r < rows; ++r) {
+          total[r][c] = dot(total[r][c], v, reinterpret_cast<__m512bh>(_mm512_loadu_si512(a + size_t(r) * g.a_stride + i + 32 * c)));
+        }
       }
-    };
-    for (size_t i = 0; i < whole; i += 32) step(i, ~__mmask32(0));
-    if (rest) step(whole, rest);
-    finish_all<rows, width>(g, n, from.valid, total, {});
+    }
+    for (; i < g.k; i += 32) {
+      const __mmask32 mask = i < whole ? ~__mmask32(0) : rest;
+      const __m512bh v = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, b + i));
+      VLM_UNROLL for (int r = 0; r < rows; ++r) {
+        total[r][0] = dot(total[r][0], v, reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, a + size_t(r) * g.a_stride + i)));
+      }
+    }
+    VLM_UNROLL for (int r = 0; r < rows; ++r) {
+      VLM_UNROLL for (int c = 1; c < chains; ++c) total[r][0] += total[r][c];
+      finish(g, size_t(r), n, sum(total[r][0]));
+    }
   }
 }
 
@@ -183,7 +194,7 @@ void quantized4_rows(const Gemm& g, const Input& in, size_t n0, size_t n1) {
   const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(half), half, 1);
   const size_t spans = g.k / kSpan, per_span = kSpan / size_t(b.group_size);
   // A span covers per_span groups, and 16 scales serve spans_at_once of them: which scale each lane (8 codes) takes.
-  const size_t spans_at_once = 16 / per_span;
+  const size_t spans_at_once = 16 / per_span, scale_size = b.mode == Mode::affine ? 2 : 1;
   alignas(64) int32_t lanes[16];
   for (int i = 0; i < 16; ++i) lanes[i] = int32_t(size_t(i) * per_span / 16);
   const __m512i first_lanes = _mm512_load_si512(lanes), next = _mm512_set1_epi32(int32_t(per_span));
@@ -200,7 +211,12 @@ void quantized4_rows(const Gemm& g, const Input& in, size_t n0, size_t n1) {
     for (size_t s0 = 0; s0 < spans; s0 += spans_at_once) {
       const size_t group = s0 * per_span, stop = smaller(s0 + spans_at_once, spans);
       F scales[width];
-      VLM_UNROLL for (int w = 0; w < width; ++w) scales[w] = load_scales(b, b.scales, index[w] + group, b.groups - group);
+      VLM_UNROLL for (int w = 0; w < width; ++w) {
+        scales[w] = load_scales(b, b.scales, index[w] + group, b.groups - group);
+        // Two further streams, too thin for the processor to run ahead of.
+        _mm_prefetch(static_cast<const char*>(b.scales) + (index[w] + group) * scale_size + kAhead / 8, _MM_HINT_T0);
+        if (b.biases) _mm_prefetch(static_cast<const char*>(b.biases) + (index[w] + group) * scale_size + kAhead / 8, _MM_HINT_T0);
+      }
       if (b.mode == Mode::affine) {
         const __mmask16 mask = __mmask16(b.groups - group >= 16 ? 0xffff : (1u << (b.groups - group)) - 1);
         VLM_UNROLL for (int w = 0; w < width; ++w) {
@@ -216,8 +232,7 @@ void quantized4_rows(const Gemm& g, const Input& in, size_t n0, size_t n1) {
         F part[rows][width];
         VLM_UNROLL for (int w = 0; w < width; ++w) {
           words[w] = _mm512_loadu_si512(codes[w] + s * kSpan / 2);
-          // The rows of the next step: a stream of its own for each, too short for the processor to foresee.
-          _mm_prefetch(reinterpret_cast<const char*>(codes[w] + s * kSpan / 2 + width * b.stride), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(codes[w] + s * kSpan / 2 + kAhead), _MM_HINT_T0);
         }
         VLM_UNROLL for (int j = 0; j < 4; ++j) {
           __m512bh value[width];
@@ -302,15 +317,15 @@ constexpr int kSums = 8;
 
 template <int rows>
 void block_of_rows(const Gemm& g, const Input& in, Way way, const Spread& spread, size_t n0, size_t n1) {
-  constexpr int width = width_for(rows, kSums), narrow_width = width_for(rows, kSums / 2);
+  constexpr int width = width_for(rows, kSums);
 #if defined(__AVX512BF16__)
   if (way == Way::dense_pairs) return dense_pairs_rows<rows, width>(g, n0, n1);
-  if (way == Way::quantized4) return quantized4_rows<rows, narrow_width>(g, in, n0, n1);
+  if (way == Way::quantized4) return quantized4_rows<rows, 1>(g, in, n0, n1);
 #endif
   if constexpr (rows <= kMaxPlainRows) {
     if (way == Way::quantized) {
-      if (g.b.bits == 8) return quantized_rows<rows, narrow_width, true>(g, in, spread, n0, n1);
-      return quantized_rows<rows, narrow_width, false>(g, in, spread, n0, n1);
+      if (g.b.bits == 8) return quantized_rows<rows, 1, true>(g, in, spread, n0, n1);
+      return quantized_rows<rows, 1, false>(g, in, spread, n0, n1);
     }
     switch (g.b.type) {
       case Type::f32: return dense_rows<Type::f32, rows, width>(g, in, n0, n1);

@@ -27,6 +27,12 @@ using vlm::Matrix;
 using vlm::Mode;
 using vlm::Type;
 
+#if defined(__aarch64__)
+using Half = __fp16;
+#else
+using Half = _Float16;
+#endif
+
 int g_failures = 0;
 std::mt19937 g_random(7);
 
@@ -46,7 +52,7 @@ float round_to(Type type, float f) {
     std::memcpy(&f, &bits, 4);
     return f;
   }
-  return float(_Float16(f));
+  return float(Half(f));
 }
 
 // An array of one of the three types that owns its memory and remembers its values; the guard bytes catch overruns by a sanitizer.
@@ -67,7 +73,7 @@ struct Array {
       const uint16_t half = uint16_t(bits >> 16);
       std::memcpy(&bytes[2 * i], &half, 2);
     } else {
-      const _Float16 half = _Float16(f);
+      const Half half = Half(f);
       std::memcpy(&bytes[2 * i], &half, 2);
     }
   }
@@ -85,7 +91,7 @@ struct Array {
       std::memcpy(&f, &bits, 4);
       return f;
     }
-    _Float16 h;
+    Half h;
     std::memcpy(&h, &half, 2);
     return float(h);
   }
