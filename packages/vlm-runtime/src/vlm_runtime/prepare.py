@@ -60,7 +60,8 @@ def arrange(processor: Processor, prompt: str, media: Media, options: GenerateOp
         frames = [frame for video in given["video"] for frame in as_frames(video, options)]
         given = {**given, "image": [*given["image"], *frames], "video": []}
     named = list(prompt.media) if isinstance(prompt, Rendered) else []
-    if not named and any(given.values()) and not any(processor.count_placeholders(prompt).values()):
+    is_rendered = isinstance(prompt, Rendered)  # has its turns already: wrapping it would nest them
+    if not is_rendered and any(given.values()) and not any(processor.count_placeholders(prompt).values()):
         prompt = _wrap(processor, prompt, given, options)
         named = list(prompt.media)
     elif options.system is not None or options.chat_template is not None:

@@ -20,6 +20,7 @@ from .runner import Runner
 from .sequence import Sequence
 
 MOST_DRAFTS = 15
+CHUNK = 2048
 
 
 class Drafter(Protocol):
@@ -93,9 +94,10 @@ class DraftModel:
         self._resize(num_slots)
         prompt = sequence.prompt
         work = self.runner.begin(prompt)
-        while not self.runner.encode(work, self._features, len(prompt)):
+        while not self.runner.encode(work, self._features, CHUNK):
             pass
-        self.runner.prefill(work, len(prompt))
+        while work.done < len(prompt):
+            self.runner.prefill(work, prompt.legal_cut(min(work.done + CHUNK, len(prompt))))
         self.runner.join(slot, work)
         self._cached[slot] = len(prompt)
 
