@@ -189,7 +189,7 @@ def patch_classes(picture: Picture, size: tuple[int, int], resized: tuple[int, .
 
 
 def _mark_things(
-    scene: Scene, x: NDArray[np.float64], y: NDArray[np.float64], cover: NDArray[np.int16], centre: NDArray[np.int16]
+    scene: Scene, x: NDArray[np.floating], y: NDArray[np.floating], cover: NDArray[np.int16], centre: NDArray[np.int16]
 ) -> None:
     for thing in scene.things:
         label = 1 + COLORS.index(thing.color) * len(SHAPES) + SHAPES.index(thing.shape)
@@ -206,8 +206,8 @@ def _mark_things(
 
 def _mark_glyphs(
     picture: Page | Chart | Receipt,
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
+    x: NDArray[np.floating],
+    y: NDArray[np.floating],
     cover: NDArray[np.int16],
     centre: NDArray[np.int16],
 ) -> None:

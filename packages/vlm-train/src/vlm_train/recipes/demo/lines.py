@@ -155,7 +155,7 @@ def compose(limits: Limits, faces: Sequence[str], rng: random.Random) -> Page:
         ascent, descent = font.getmetrics()
         pitch = round((ascent + descent) * rng.uniform(1.0, 1.4))
         text_width = int(max(max(box[2], font.getlength(text)) for box, text in zip(boxes, texts))) + 1
-        overhang = max(0, -min(box[0] for box in boxes))
+        overhang = max(0, -int(min(box[0] for box in boxes)))
         text_height = pitch * (num_lines - 1) + ascent + descent
         ink, paper = colors.ink_and_paper(rng)
         pad = rng.choice((4, 8, 16))

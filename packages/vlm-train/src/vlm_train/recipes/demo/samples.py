@@ -206,7 +206,7 @@ def scene_to_place(rng: random.Random, largest: int = 448) -> Scene:
             return scene
 
 
-def two_scenes(rng: random.Random, most: int = 9, largest: int = 280) -> tuple[Scene, Scene, Kind]:
+def two_scenes(rng: random.Random, most: int = 9) -> tuple[Scene, Scene, Kind]:
     """Two scenes and a kind; the numbers of that kind are equal a third of the time, else often close."""
     kind = any_kind(rng)
     one = rng.randint(0, most)
@@ -218,6 +218,7 @@ def two_scenes(rng: random.Random, most: int = 9, largest: int = 280) -> tuple[S
     else:
         two = rng.randint(0, most)
     pair = []
+    largest = 280 if rng.random() < 0.6 else 448
     size = _canvas(9, rng, largest) if rng.random() < 0.5 else None
     for number in (one, two):
         kinds = _things(kind, number, rng) + _others(kind, rng.randint(0, 3), rng)

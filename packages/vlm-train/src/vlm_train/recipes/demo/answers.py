@@ -1,0 +1,68 @@
+"""Ask a checkpoint held-out questions through the runtime, as a user would, and count right answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlm_runtime import generate, load
+from vlm_train.recipes.demo import evaluation
+from vlm_train.recipes.demo.evaluation import Score
+from vlm_train.recipes.demo.samples import Sample
+
+MAX_TOKENS = 400
+
+Watch = Callable[[str, int, int], None]
+
+
+def messages(sample: Sample) -> list[dict[str, Any]]:
+    """The conversation up to the sample's last question; the earlier ones have been answered rightly."""
+    turns: list[dict[str, Any]] = []
+    for index, exchange in enumerate(sample.exchanges):
+        media = [{"type": "image"} for _ in sample.images] if index == 0 else []
+        turns.append({"role": "user", "content": [*media, {"type": "text", "text": exchange.question}]})
+        if index + 1 < len(sample.exchanges):
+            turns.append({"role": "assistant", "content": exchange.answer})
+    return turns
+
+
+def evaluate(
+    checkpoint: Path | str,
+    faces: Sequence[str],
+    *,
+    items: int = 300,
+    seed: int = 7,
+    tasks: Sequence[str] | None = None,
+    watch: Watch | None = None,
+) -> list[Score]:
+    """Score a checkpoint on `items` held-out items of each task, answered greedily.
+
+    Args:
+        tasks: of `evaluation.TARGETS`; None for all.
+        watch: called with (task, items done, items right).
+
+    Raises:
+        VlmError: the checkpoint cannot be loaded.
+    """
+    model, processor = load(checkpoint)
+    scores = []
+    for task in tasks or evaluation.TARGETS:
+        rng = random.Random(f"{seed}/{task}")
+        right = edits = length = 0
+        for number in range(1, items + 1):
+            sample = evaluation.draw(task, faces, rng)
+            prompt = processor.apply_chat_template(
+                messages(sample), num_images=len(sample.images), enable_thinking=sample.thinking
+            )
+            images = list(sample.images) or None
+            said = generate(model, processor, prompt, images, max_tokens=MAX_TOKENS, temperature=0.0).text
+            expected = sample.exchanges[-1].answer
+            right += evaluation.is_right(said, expected)
+            edits += evaluation.distance(evaluation.answer(said), expected)
+            length += len(expected)
+            if watch is not None:
+                watch(task, number, right)
+        scores.append(Score(task, right, items, edits / length if task.startswith("read") else None))
+    return scores
