@@ -9,8 +9,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from vlm_models import ConfigError, MediaOptions, PlaceholderError, ProcessingError, ProcessorFiles, WeightError
+from vlm_models.core.weights import apply_rules
 from vlm_models.loading import load
 from vlm_models.processing.base import Processing
 from vlm_models.registry import family
@@ -66,6 +68,17 @@ def test_conversions_give_the_same_logits(name: str, tmp_path: Path) -> None:
     for case in (made.cases["single"], made.cases["multi"]) if "multi" in made.cases else (made.cases["single"],):
         errors = golden.logit_errors(compute(load(folder), case.inputs)["logits"], case.outputs["logits"], case.valid)
         assert errors.overall <= 1e-4 and errors.worst <= 1e-3, errors
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
+def test_names_for_writing_are_those_of_conversions(name: str, tmp_path: Path) -> None:
+    made = FIRST[name]
+    loaded = load(golden.materialise(made, tmp_path, "hub"))
+    own = dict(tree_flatten(loaded.model.parameters()))
+    written = apply_rules(loaded.family.export_rules(loaded.config), own, {})
+    wanted = converted(name, made.tensors("hub"))
+    assert {key: value.shape for key, value in written.items()} == {key: value.shape for key, value in wanted.items()}
+    assert all(mx.array_equal(written[key], wanted[key]) for key in wanted)
 
 
 def changed(made: golden.Golden, change: Callable[[dict[str, Any]], Any]) -> Any:

@@ -20,6 +20,7 @@ from ..core.inputs import Features, MediaItem
 from ..core.weights import Drop, Flatten, Rename, Rule
 from ..errors import ProcessingError
 from ..fusion.model import DecoderModel, decoder_rules
+from ..fusion.names import conversion_names
 from ..processing.base import Processing
 from ..processing.grid import GridProcessing
 from ..processing.image.dynamic import PatchStrategy
@@ -101,6 +102,10 @@ def weights(config: Config) -> Sequence[Rule]:
     )
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    return conversion_names(config.vision.channels, config.vision.frames, config.vision.patch)
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     base = PatchStrategy(config.vision.patch, config.vision.merge, config.vision.frames)
     images = PatchStrategy.from_files(files.image, base)
@@ -121,4 +126,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image", "video"),
     keep_full=("visual.*",),
+    mlx_names=mlx_names,
 )

@@ -19,7 +19,8 @@ from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, Inputs, MediaItem, Output, Span
 from ..core.model import Model as BaseModel
 from ..core.model import Select
-from ..core.weights import Drop, Flatten, Rename, Rule, Unflatten
+from ..core.weights import Drop, Flatten, Rename, Rule
+from ..fusion.names import conversion_names
 from ..fusion.scatter import scatter
 from ..processing.base import Processing
 from ..processing.grid import GridProcessing
@@ -48,8 +49,9 @@ class Config:
             take(hf, "video_token_id", int, 151656),
         )
         check(config.vision.out_dim == config.text.dim, "vision hidden_size differs from the text's")
-        check(config.text.rope.sections is not None, "rope parameters lack mrope_section")
-        return config
+        sections = config.text.rope.sections or (16, 24, 24)
+        check(sum(sections) == config.text.rope.dim // 2, f"mrope_section {sections} must sum to half the head")
+        return replace(config, text=replace(config.text, rope=replace(config.text.rope, sections=sections)))
 
 
 class Model(BaseModel):
@@ -99,14 +101,7 @@ def weights(config: Config) -> Sequence[Rule]:
 
 
 def mlx_names(config: Config) -> Sequence[Rule]:
-    vision = config.vision
-    return (
-        Rename("visual.*", "vision_tower.*"),
-        Rename("language_model.embed_tokens.*", "language_model.model.embed_tokens.*"),
-        Rename("language_model.layers.*", "language_model.model.layers.*"),
-        Rename("language_model.norm.*", "language_model.model.norm.*"),
-        Unflatten("vision_tower.patch_embed.proj.weight", (vision.channels, vision.frames, vision.patch, vision.patch)),
-    )
+    return conversion_names(config.vision.channels, config.vision.frames, config.vision.patch)
 
 
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:

@@ -13,9 +13,10 @@ from typing import Any
 from ..backbones.decoder import Decoder, DecoderConfig
 from ..core.config import check, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
-from ..core.weights import Rule
+from ..core.weights import Rename, Rule
 from ..fusion.deepstack import DeepstackModel
 from ..fusion.model import decoder_rules
+from ..fusion.names import conversion_names
 from ..layers.moe import Moe, MoeConfig, expert_rules
 from ..processing.base import Processing
 from ..processing.stamped import stamped_processing
@@ -87,6 +88,14 @@ def weights(config: Config) -> Sequence[Rule]:
     return (*tower_rules(), *decoder_rules(tied=config.text.tied), *(expert_rules() if config.moe else ()))
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    return (
+        Rename("visual.*.fc#.*", "visual.*.linear_fc#.*"),
+        *conversion_names(config.vision.channels, config.vision.frames, config.vision.patch),
+        Rename("*.mlp.experts.*", "*.mlp.switch_mlp.*"),
+    )
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     vision = config.vision
     return stamped_processing(
@@ -106,4 +115,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image", "video"),
     keep_full=("visual.*",),
+    mlx_names=mlx_names,
 )
