@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vlm_models import MediaItem, PlaceholderError, ProcessingError, ProcessorFiles, WeightError
-from vlm_models.loading import load, read_processor_files
+from vlm_models import MediaItem, PlaceholderError, ProcessingError, WeightError
+from vlm_models.loading import load
 from vlm_models.processing.florence import FlorencePictures, sentence
 from vlm_models.processing.image.fixed import FixedStrategy
 from vlm_models.testing import golden
@@ -75,7 +74,7 @@ ANSWERS = [
 
 
 def processing() -> FlorencePictures:
-    return FlorencePictures(111, FixedStrategy(size=(64, 64)), 5, 98, {"post_processor_config": READING})
+    return FlorencePictures(111, FixedStrategy(size=(64, 64)), lambda h, w: 5, 98, {"post_processor_config": READING})
 
 
 @pytest.mark.parametrize(("task", "answer", "expected"), ANSWERS, ids=[f"{i}{a[0]}" for i, a in enumerate(ANSWERS)])
@@ -115,10 +114,7 @@ def test_features_stand_in_front_where_the_tokenizer_has_no_token_for_them() -> 
 
 def test_the_original_layout_gives_the_same_logits(tmp_path: Path) -> None:
     """Its vocabulary has no token for features, so one column less."""
-    golden.materialise(GOLDEN, tmp_path / "original", "microsoft")
-    golden.materialise(GOLDEN, tmp_path / "hub", "hub")
-    files: ProcessorFiles = read_processor_files(tmp_path / "hub")
-    loaded = replace(load(tmp_path / "original"), files=files)
+    loaded = load(golden.materialise(GOLDEN, tmp_path, "microsoft"))
     for name, case in GOLDEN.cases.items():
         ours = compute(loaded, case.inputs)["logits"]
         reference = case.outputs["logits"][..., : ours.shape[-1]]

@@ -207,9 +207,10 @@ def weights(config: Config) -> Sequence[Rule]:
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     default = FixedStrategy(size=(SIDE, SIDE), normalize=Normalize(mean=IMAGENET_MEAN, std=IMAGENET_STD))
     strategy = FixedStrategy.from_files(files.image, default)
-    height, width = strategy.size or (SIDE, SIDE)
-    count = config.vision.map_side(height) * config.vision.map_side(width) + 1
-    return FlorencePictures(config.image_token, strategy, count, config.text.start, files.processor, table)
+    side = config.vision.map_side
+    return FlorencePictures(
+        config.image_token, strategy, lambda h, w: side(h) * side(w) + 1, config.text.start, files.processor, table
+    )
 
 
 FAMILY = Family(

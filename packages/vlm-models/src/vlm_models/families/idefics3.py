@@ -102,10 +102,10 @@ def weights(config: Config) -> Sequence[Rule]:
 
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     strategy = SplitStrategy.from_files(files.image, config.vision.image)
-    per_tile = (strategy.tile // config.vision.patch // config.scale) ** 2
+    span = config.vision.patch * config.scale
     if config.videos:
-        return ToldFrames(config.image_token, strategy, per_tile, files.video, files.image, table)
-    return SplitPictures(config.image_token, strategy, per_tile, table)
+        return ToldFrames(config.image_token, strategy, span, files.video, files.image, table)
+    return SplitPictures(config.image_token, strategy, span, table)
 
 
 FAMILY = Family(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from ..core.family import TokenTable
 from ..core.inputs import MediaItem, MediaKind, Prompt
 from ..errors import PlaceholderError, ProcessingError
-from .image.fixed import FixedStrategy
-from .pictures import FixedPictures
+from .base import MediaOptions, Processing
+from .image.fixed import FixedStrategy, reshaped
 
 BINS = 1000
 # task -> sentence, and how its answer is read
@@ -56,22 +56,36 @@ def sentence(text: str) -> str:
     return text
 
 
-class FlorencePictures(FixedPictures):
+class FlorencePictures(Processing):
     """One picture, always in front of the text, then <s> sentence </s>. The encoder reads it all; the decoder starts alone."""
+
+    unpack_names = frozenset({"pixel_values"})
 
     def __init__(
         self,
         image_token: int,
         strategy: FixedStrategy,
-        num_tokens: int,
+        count: Callable[[int, int], int],
         start: int,
         processor: Mapping[str, Any],
         table: TokenTable | None = None,
     ) -> None:
-        """start: the decoder's first token. processor: processor_config.json, which may tune how answers are read."""
-        super().__init__(image_token, strategy, num_tokens, table)
-        self.start = start
+        """count: tokens of a picture of height x width pixels. start: the decoder's first token. processor:
+        processor_config.json, which may tune how answers are read."""
+        super().__init__(table)
+        self.token_ids: dict[MediaKind, int] = {"image": image_token}
+        self.strategy, self.count, self.start = strategy, count, start
         self.reading: Mapping[str, Any] = processor.get("post_processor_config") or {}
+
+    def image(self, rgb: np.ndarray, options: MediaOptions) -> MediaItem:
+        return self._item(self.strategy(reshaped(rgb, options)))
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[MediaItem]:
+        return [self._item(picture) for picture in arrays.get("pixel_values", ())]
+
+    def _item(self, picture: np.ndarray) -> MediaItem:
+        count = self.count(picture.shape[1], picture.shape[2])
+        return MediaItem("image", {"pixels": picture[None]}, count)
 
     def placeholder(self, kind: MediaKind) -> str:
         return "<image>" if kind == "image" else super().placeholder(kind)
@@ -86,7 +100,7 @@ class FlorencePictures(FixedPictures):
         self.in_order(pieces, items)
         text = _PLACE.sub(lambda match: match.group().replace(_BORDER, ""), _BORDER.join(pieces))
         body = sentence(re.sub(r"<image>|</?s>", "", text))
-        run = "<image>" * self.num_tokens if items and self._knows_image else ""
+        run = "<image>" * items[0].num_tokens if items and self._knows_image else ""
         return f"{run}<s>{body}</s>".split(_BORDER)
 
     def in_order(self, pieces: Sequence[str], items: Sequence[MediaItem]) -> list[MediaItem]:
@@ -100,7 +114,7 @@ class FlorencePictures(FixedPictures):
         ids = np.asarray(tokens, dtype=np.int32)
         image = self.token_ids["image"]
         if items and not (ids == image).any():
-            ids = np.concatenate([np.full(self.num_tokens, image, np.int32), ids])
+            ids = np.concatenate([np.full(items[0].num_tokens, image, np.int32), ids])
         context = super().prompt(ids, items)
         return Prompt(np.array([self.start], np.int32), np.zeros((1, 1), np.int32), context=context)
 

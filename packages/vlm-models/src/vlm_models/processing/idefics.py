@@ -68,15 +68,15 @@ class QuarterPictures(Processing):
 
 
 class SplitPictures(Processing):
-    """Idefics3: every tile is `per_tile` features. Items hold `pixels` [tiles, 3, tile, tile]; grids count tiles, (0, 0) for
-    one alone. Unpacked arrays do not say which tiles make a picture: there every tile is an item."""
+    """Idefics3: a token for `span` x `span` pixels of every tile. Items hold `pixels` [tiles, 3, tile, tile]; grids count tiles,
+    (0, 0) for one alone. Unpacked arrays do not say which tiles make a picture: there every tile is an item."""
 
     unpack_names = frozenset({"pixel_values", "pixel_attention_mask"})
 
-    def __init__(self, image_token: int, strategy: SplitStrategy, per_tile: int, table: TokenTable | None) -> None:
+    def __init__(self, image_token: int, strategy: SplitStrategy, span: int, table: TokenTable | None) -> None:
         super().__init__(table)
         self.token_ids: dict[MediaKind, int] = {"image": image_token}
-        self.strategy, self.per_tile = strategy, per_tile
+        self.strategy, self.span, self.per_tile = strategy, span, (strategy.tile // span) ** 2
 
     def image(self, rgb: np.ndarray, options: MediaOptions) -> MediaItem:
         rgb = reshaped(rgb, options)
@@ -98,6 +98,8 @@ class SplitPictures(Processing):
         return f"{FAKE}<global-img>{self._text(self.token_ids['image']) * self.per_tile}{FAKE}"
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[MediaItem]:
-        return [
-            MediaItem("image", {"pixels": picture[None]}, self.per_tile, (0, 0)) for picture in real_pictures(arrays)
-        ]
+        return [self._tile(picture) for picture in real_pictures(arrays)]
+
+    def _tile(self, picture: np.ndarray) -> MediaItem:
+        count = (picture.shape[1] // self.span) * (picture.shape[2] // self.span)
+        return MediaItem("image", {"pixels": picture[None]}, count, (0, 0))

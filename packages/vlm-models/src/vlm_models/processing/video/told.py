@@ -46,13 +46,13 @@ class ToldFrames(SplitPictures):
         self,
         image_token: int,
         strategy: SplitStrategy,
-        per_tile: int,
+        span: int,
         video: Mapping[str, Any],
         image: Mapping[str, Any],
         table: TokenTable | None,
     ) -> None:
         """video, image: the two preprocessor files; published ones keep `video_sampling` in either."""
-        super().__init__(image_token, strategy, per_tile, table)
+        super().__init__(image_token, strategy, span, table)
         self.token_ids = {"image": image_token, "video": image_token}
         sampling = pick(video, "video_sampling", pick(image, "video_sampling", {}))
         size = pick(sampling, "video_size", pick(video, "size", {"longest_edge": strategy.tile}))
