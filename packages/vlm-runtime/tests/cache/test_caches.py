@@ -246,6 +246,21 @@ def test_copies_change_on_their_own() -> None:
         assert all((np.asarray(a) == b).all() for a, b in zip(cache.arrays(), before, strict=True))
 
 
+@pytest.mark.parametrize("name", ["plain", "affine8", "split8"])
+def test_a_row_taken_out_does_not_keep_the_batch_alive(name: str) -> None:
+    make, _, _ = MAKERS[name]
+    before = mx.get_active_memory()
+    batch, single = make(), make()
+    feed_part(single, 1, 64, 64)
+    batch.reserve(8, 4096)
+    batch.join(3, single, 64)
+    mx.eval(batch.arrays())
+    taken = batch.extract(3, 64)
+    mx.eval(taken.arrays())
+    del batch, single
+    assert mx.get_active_memory() - before < 4 * taken.nbytes
+
+
 def test_buckets_grow_by_about_a_quarter() -> None:
     assert [batch_bucket(n) for n in (1, 2, 3, 4, 5, 6, 8, 10, 13)] == [1, 2, 3, 4, 5, 7, 9, 12, 15]
     sizes = [capacity_bucket(n) for n in range(1, 20_000, 50)]

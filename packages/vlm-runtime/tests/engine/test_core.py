@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fakes import VOCABULARY, FakeModel, greedy, picture, prompt
 
+from vlm_models import ModelError
 from vlm_runtime.cache import CacheOptions
 from vlm_runtime.engine.core import EngineCore
 from vlm_runtime.engine.settings import EngineOptions
@@ -194,6 +195,23 @@ def test_one_failing_request_ends_alone() -> None:
     assert isinstance(events[1, 0][-1].error, ValueError) and events[1, 0][-1].finish_reason == "error"
     assert tokens(events[0, 0]) == greedy(model, good, 10)
     assert tokens(events[2, 0]) == greedy(model, prompt(words(3, 10)), 10)
+
+
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_row_whose_logits_are_not_numbers_ends_alone(at: int) -> None:
+    model = FakeModel()
+    given, other = prompt(words(1, 9)), prompt(words(2, 9))
+    poison = [*given.tokens.tolist(), *greedy(model, given, 5)][8 + at]
+    clean = greedy(model, other, 3)
+    assert poison not in [*other.tokens.tolist(), *clean]
+    model.table[poison] = float("nan")
+    for ahead in (True, False):
+        core = EngineCore(model, EngineOptions(runs_ahead=ahead))
+        core.add(0, Request(given, SamplingParams(max_tokens=9)))
+        core.add(1, Request(other, SamplingParams(max_tokens=3)))
+        events = drain(core)
+        assert isinstance(events[0, 0][-1].error, ModelError) and len(tokens(events[0, 0])) == at
+        assert tokens(events[1, 0]) == clean
 
 
 def test_a_failing_grammar_ends_its_request_alone() -> None:

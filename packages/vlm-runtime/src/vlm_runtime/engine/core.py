@@ -8,7 +8,7 @@ from itertools import count
 
 import mlx.core as mx
 
-from vlm_models import Model
+from vlm_models import Model, ModelError
 
 from ..cache import PrefixIndex, VisionFeatureCache, prefix_keys
 from ..cache.prefix import can_reuse
@@ -17,7 +17,7 @@ from ..request import Event, FinishReason, Request, TokenLogprob
 from ..scheduler import Chunk, QueueFull, Scheduler, Ticket, TooLarge
 from .batch import Batch
 from .runner import Prefill, Runner
-from .sampler import sample
+from .sampler import NOT_A_TOKEN, sample
 from .sequence import Sequence
 from .settings import EngineOptions, EngineStats
 from .speculation import check_speculation
@@ -238,6 +238,10 @@ class EngineCore:
 
     def _commit(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> None:
         """Add a token to an answer and tell; ends the answer where it is complete."""
+        if token == NOT_A_TOKEN:
+            raise ModelError(
+                "the model's logits are not numbers (NaN); load it with dtype=float32, or check its weights"
+            )
         sequence.accept(token)
         reason: FinishReason | None = None
         grammar = sequence.grammar

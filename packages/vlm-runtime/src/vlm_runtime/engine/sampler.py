@@ -16,6 +16,8 @@ from ..request import SamplingParams, TokenLogprob
 from . import processors
 
 _MASK = (1 << 64) - 1
+# drawn where a row's logits are not numbers
+NOT_A_TOKEN = -1
 
 
 def mix(seed: int, index: int) -> int:
@@ -52,7 +54,8 @@ _IDLE = Row(SamplingParams())
 
 @dataclass
 class Sampled:
-    """tokens: int32 [B]. logprobs: float32 [B], or None if no row asked. top_tokens, top_logprobs: [B, K]."""
+    """tokens: int32 [B], NOT_A_TOKEN where logits were NaN. logprobs: float32 [B], or None if no row asked. top_tokens,
+    top_logprobs: [B, K]."""
 
     tokens: mx.array
     logprobs: mx.array | None = None
@@ -99,6 +102,7 @@ def sample(logits: mx.array, rows: Sequence[Row | None], pending: mx.array | Non
     if any(token >= 0 for token in forced):
         array = mx.array(forced, mx.int32)
         tokens = mx.where(array >= 0, array, tokens)
+    tokens = mx.where(mx.any(mx.isnan(raw), axis=-1), NOT_A_TOKEN, tokens)
     return _report(raw, tokens, rows)
 
 
