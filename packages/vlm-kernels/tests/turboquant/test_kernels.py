@@ -115,3 +115,13 @@ def test_each_kind_of_call_takes_a_path(backend, monkeypatch):
         want = reference.attention(q.astype(mx.float32), keys, values, scale=scale, mask=mask)
         assert relative_error(backend.attention(q, keys, values, scale=scale, mask=mask), want) < 1e-2
         assert backend.encode(random((1, 1, 2, 64)), Spec(3, 64)).codes.shape == (1, 1, 2, 6)
+
+
+@pytest.mark.skipif(emulate.front_end() is None, reason="no clang to check address spaces with")
+@pytest.mark.parametrize("case", ATTENTION, ids=lambda case: case.name)
+def test_metal_address_spaces(case):
+    language = Dialect("metal", emulate.address_space_kernel, block_threads=256, encode_threads=256)
+    q, keys, values, scale, mask = case.build()
+    kernels.scan(language, q, keys, values, scale, mask, 6)
+    kernels.encode(language, random((1, 1, 8, case.head_size), case.dtype), keys.spec)
+    kernels.unpack(language, values, 0, 1, 8, mx.ones(8))

@@ -135,7 +135,7 @@ def decode_attention(
         threadgroup=(DECODE_THREADS, 1, 1),
         output_shapes=[
             (batch * num_kv_heads, num_splits, rows, value_size),
-            (batch * num_kv_heads, num_splits, rows, 2),
+            kernels.stats_shape(batch * num_kv_heads * num_splits * rows),
         ],
         output_dtypes=[mx.float32, mx.float32],
     )

@@ -259,7 +259,7 @@ def scan(
         threadgroup=(SCAN_THREADS, 1, 1),
         output_shapes=[
             (batch * num_kv_heads, num_splits, rows, values.spec.head_size),
-            (batch * num_kv_heads, num_splits, rows, 2),
+            stats_shape(batch * num_kv_heads * num_splits * rows),
         ],
         output_dtypes=[mx.float32, mx.float32],
     )
@@ -291,6 +291,11 @@ def reduce(dialect: Dialect, partial: mx.array, stats: mx.array, step: float, sp
         output_dtypes=[like.dtype],
     )
     return out
+
+
+def stats_shape(num_rows: int) -> tuple[int]:
+    """Two numbers for each row of each split; at least 8, as MLX hands smaller arrays to Metal as constants."""
+    return (max(8, 2 * num_rows),)
 
 
 def split_count(num_blocks: int, units: int, num_keys: int, min_keys: int = 256) -> int:

@@ -98,12 +98,12 @@ GPU_FUNCTION void turboquant_scan(const GPU_DEVICE float* queries, const GPU_DEV
       weight[r] = GPU_EXP2(s - peak[r]);
       total[r] += weight[r];
     }
-    for (int half = 0; half < 2; ++half) {
-      const int value_key = at + pair + 4 * half, safe_value = value_key < num_keys ? value_key : num_keys - 1;
+    for (int second = 0; second < 2; ++second) {
+      const int value_key = at + pair + 4 * second, safe_value = value_key < num_keys ? value_key : num_keys - 1;
       const float value_norm = float(value_norms[head_keys + safe_value]);
       float share[ROWS];
 #pragma unroll
-      for (int r = 0; r < ROWS; ++r) share[r] = GPU_FROM_LANE(weight[r], 4 * (pair + 4 * half)) * value_norm;
+      for (int r = 0; r < ROWS; ++r) share[r] = GPU_FROM_LANE(weight[r], 4 * (pair + 4 * second)) * value_norm;
 #pragma unroll
       for (int i = 0; i < kValueSlots; ++i) {
         const int n = 8 * i + group;
