@@ -10,9 +10,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 from vlm_models import ConfigError, MediaOptions, ProcessingError, ProcessorFiles
-from vlm_models.loading import load
+from vlm_models.core.weights import apply_rules
+from vlm_models.loading import load, shapes_of
 from vlm_models.processing.video.told import in_words
 from vlm_models.registry import family
 from vlm_models.testing import golden
@@ -20,7 +22,7 @@ from vlm_models.testing.logits import compute
 
 ROOT = Path(__file__).parents[1] / "goldens"
 GOLDENS = {g.name: g for name in ("llava", "llava_next", "llava_onevision", "pixtral", "mistral3", "idefics2", "idefics3",
-                                  "smolvlm", "granite4_vision") for g in golden.find(ROOT, name)}  # fmt: skip
+                                  "smolvlm", "granite4_vision", "aya_vision") for g in golden.find(ROOT, name)}  # fmt: skip
 FIRST = {name.split("/")[0]: g for name, g in reversed(GOLDENS.items())}
 
 
@@ -56,6 +58,21 @@ def test_conversions_give_the_same_logits(name: str, tmp_path: Path) -> None:
     case = made.cases.get("multi", made.cases["single"])
     errors = golden.logit_errors(compute(load(folder), case.inputs)["logits"], case.outputs["logits"], case.valid)
     assert errors.overall <= 1e-4 and errors.worst <= 1e-3, errors
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_names_written_for_others_load_again(name: str, tmp_path: Path) -> None:
+    made = FIRST[name]
+    folder = golden.materialise(made, tmp_path, "hub")
+    loaded = load(folder)
+    own = dict(tree_flatten(loaded.model.parameters()))
+    written = apply_rules(loaded.family.export_rules(loaded.config), own, shapes_of(loaded.model), is_mlx=True)
+    assert any(value.ndim == 4 and value.shape[-1] == 3 for value in written.values())
+    assert sum(key.startswith("language_model.model.layers.") for key in written)
+    (folder / "model.safetensors").unlink()
+    mx.save_safetensors(str(folder / "model.safetensors"), written, metadata={"format": "mlx"})
+    again = dict(tree_flatten(load(folder).model.parameters()))
+    assert again.keys() == own.keys() and all(mx.array_equal(again[key], own[key]) for key in own)
 
 
 def changed(made: golden.Golden, change: Callable[[dict[str, Any]], None]) -> Any:

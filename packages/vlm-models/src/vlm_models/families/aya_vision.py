@@ -22,7 +22,7 @@ from ..core.config import check, expect, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem, MediaKind
 from ..core.weights import Flatten, Rename, Rule
-from ..fusion.model import DecoderModel, decoder_rules, tower_rules
+from ..fusion.model import DecoderModel, conversion_names, decoder_rules, tower_rules
 from ..fusion.projectors import feature_layers
 from ..layers.linear import Linear
 from ..layers.norm import LayerNorm
@@ -162,6 +162,10 @@ class TilePictures(Processing):
         return MediaItem("image", {"pixels": pixels}, len(pixels) * self.per_tile)
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    return conversion_names(config.vision.channels, config.vision.patch)
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     side = config.vision.image
     strategy = CanvasStrategy.from_files(files.image, CanvasStrategy((side, side), cuts=True))
@@ -178,4 +182,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image",),
     keep_full=("vision_tower.*", "multi_modal_projector.*"),
+    mlx_names=mlx_names,
 )

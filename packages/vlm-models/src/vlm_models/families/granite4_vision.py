@@ -24,7 +24,7 @@ from ..core.inputs import Features, Inputs, MediaItem, Output, Span
 from ..core.model import Select, selected
 from ..core.weights import Flatten, Rename, Rule
 from ..fusion.anyres import pack_tiles
-from ..fusion.model import DecoderModel, decoder_rules, tower_rules
+from ..fusion.model import DecoderModel, conversion_names, decoder_rules, tower_rules
 from ..fusion.projectors import feature_layers
 from ..fusion.qformer import QFormer, QFormerConfig
 from ..fusion.scatter import scatter_level
@@ -209,6 +209,10 @@ def weights(config: Config) -> Sequence[Rule]:
     )
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    return conversion_names(config.vision.channels, config.vision.patch)
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     side = config.vision.image
     each = FixedStrategy(shortest=side, crop=(side, side), normalize=CLIP_NORMALIZE)
@@ -225,4 +229,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image",),
     keep_full=("vision_tower.*", "layerwise_projectors.*", "spatial_projectors.*", "image_newline"),
+    mlx_names=mlx_names,
 )

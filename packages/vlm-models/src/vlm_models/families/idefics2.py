@@ -19,7 +19,7 @@ from ..core.config import check, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem
 from ..core.weights import Flatten, Rename, Rule
-from ..fusion.model import DecoderModel, decoder_rules, tower_rules
+from ..fusion.model import DecoderModel, conversion_names, decoder_rules, tower_rules
 from ..layers.attention import encoder_attention, merge_heads, split_heads
 from ..layers.linear import Linear
 from ..layers.mlp import GatedMlp, gated
@@ -164,6 +164,10 @@ def weights(config: Config) -> Sequence[Rule]:
     )
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    return conversion_names(config.vision.channels, config.vision.patch, tower="vision_model", inner="")
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     strategy = QuartersStrategy.from_files(files.image)
     return QuarterPictures(config.image_token, strategy, config.resampler.num_latents, table)
@@ -177,4 +181,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image",),
     keep_full=("vision_model.*", "connector.*"),
+    mlx_names=mlx_names,
 )

@@ -19,7 +19,7 @@ from ..core.config import check, expect, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem
 from ..core.weights import Flatten, Rename, Rule
-from ..fusion.model import DecoderModel, decoder_rules, tower_rules
+from ..fusion.model import DecoderModel, conversion_names, decoder_rules, tower_rules
 from ..layers.linear import Linear
 from ..layers.patches import join_blocks
 from ..processing.base import Processing
@@ -100,6 +100,10 @@ def weights(config: Config) -> Sequence[Rule]:
     )
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    return conversion_names(config.vision.channels, config.vision.patch, tower="vision_model", inner="")
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     strategy = SplitStrategy.from_files(files.image, config.vision.image)
     span = config.vision.patch * config.scale
@@ -116,4 +120,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image", "video"),
     keep_full=("vision_model.*", "connector.*"),
+    mlx_names=mlx_names,
 )

@@ -18,7 +18,7 @@ from ..core.config import expect, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem
 from ..core.weights import Flatten, Rename, Rule
-from ..fusion.model import DecoderModel, decoder_rules, tower_rules
+from ..fusion.model import DecoderModel, conversion_names, decoder_rules, tower_rules
 from ..fusion.projectors import TwoLayerProjector, feature_layers, select_states
 from ..layers.activation import activation
 from ..processing.base import Processing
@@ -45,7 +45,7 @@ TEMPLATE = (
     "{% if message['content'] is string %}{{ message['content'] }} {% else %}"
     "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
     "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }} {% endfor %}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    "{% if message['role'] == 'assistant' %}</s>{% endif %}{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 
 
@@ -117,6 +117,11 @@ def weights(config: Config) -> Sequence[Rule]:
     )
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    patches = "patch_conv" if isinstance(config.vision, PixtralVitConfig) else "embeddings.patch_embedding"
+    return conversion_names(config.vision.channels, config.vision.patch, patches=patches)
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     vision = config.vision
     if isinstance(vision, PixtralVitConfig):
@@ -140,4 +145,5 @@ FAMILY = Family(
     modalities=("image",),
     chat_template=TEMPLATE,
     keep_full=("vision_tower.*", "multi_modal_projector.*"),
+    mlx_names=mlx_names,
 )

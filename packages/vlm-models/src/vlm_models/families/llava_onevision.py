@@ -20,7 +20,7 @@ from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem
 from ..core.weights import Flatten, Rename, Rule
 from ..fusion.anyres import pack_tiles
-from ..fusion.model import DecoderModel, decoder_rules, tower_rules
+from ..fusion.model import DecoderModel, conversion_names, decoder_rules, tower_rules
 from ..fusion.projectors import TwoLayerProjector, feature_layers, select_states
 from ..layers.activation import activation
 from ..layers.resample import resample_bilinear
@@ -112,6 +112,10 @@ def weights(config: Config) -> Sequence[Rule]:
     )
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    return conversion_names(config.vision.channels, config.vision.patch)
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     size = (config.vision.image, config.vision.image)
     each = FixedStrategy(size=size, normalize=CLIP_NORMALIZE)
@@ -129,4 +133,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image", "video"),
     keep_full=("vision_tower.*", "multi_modal_projector.*", "image_newline"),
+    mlx_names=mlx_names,
 )

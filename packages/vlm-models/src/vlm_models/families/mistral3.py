@@ -18,7 +18,7 @@ from ..core.config import check, expect, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem
 from ..core.weights import Flatten, Rename, Rule
-from ..fusion.model import DecoderModel, decoder_rules, tower_rules
+from ..fusion.model import DecoderModel, conversion_names, decoder_rules, tower_rules
 from ..fusion.projectors import TwoLayerProjector, feature_layers
 from ..layers.activation import activation
 from ..layers.linear import Linear
@@ -127,6 +127,10 @@ def weights(config: Config) -> Sequence[Rule]:
     )
 
 
+def mlx_names(config: Config) -> Sequence[Rule]:
+    return conversion_names(config.vision.channels, config.vision.patch, patches="patch_conv")
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     vision = config.vision
     default = LongestEdgeStrategy((vision.image, vision.image), vision.patch * config.merge)
@@ -141,4 +145,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image",),
     keep_full=("vision_tower.*", "multi_modal_projector.*"),
+    mlx_names=mlx_names,
 )

@@ -12,7 +12,7 @@ from ..core.attention import Attention
 from ..core.cache import CacheSpec
 from ..core.inputs import Features, Inputs, Output, Span
 from ..core.model import Model, Select
-from ..core.weights import Drop, Rename, Rule
+from ..core.weights import Drop, Rename, Rule, Unflatten
 from .scatter import scatter
 
 
@@ -62,4 +62,18 @@ def tower_rules(name: str = "vision_tower") -> tuple[Rule, ...]:
         Drop(f"{name}.embeddings.position_ids"),
         # the pooling head of SigLIP, which nothing here reads
         Drop(f"{name}.head.*"),
+    )
+
+
+def conversion_names(
+    channels: int, patch: int, *, tower: str = "vision_tower", inner: str = "vision_model.", patches: str = ""
+) -> tuple[Rule, ...]:
+    """Own names as conversions elsewhere in the MLX world have them: language_model.model.*, towers with an inner
+    `vision_model.`, patch convolutions [out, patch, patch, channels]. patches: their name in the tower."""
+    place = f"{tower}.{inner}{patches or 'embeddings.patch_embedding'}.weight"
+    return (
+        Rename("language_model.*", "language_model.model.*"),
+        Rename("language_model.model.lm_head.*", "language_model.lm_head.*"),
+        *((Rename(f"{tower}.*", f"{tower}.{inner}*"),) if inner else ()),
+        Unflatten(place, (channels, patch, patch)),
     )
