@@ -2,7 +2,7 @@
 
     python tests/packaging/check_wheels.py [DISTRIBUTION ...]
 
-Siblings come from the wheels just built, everything else from the index. Checks that nothing heavy comes along.
+Siblings come from the wheels just built, everything else from the index in the versions of uv.lock. Checks that nothing heavy comes along.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def check(name: str, wheels: dict[str, Path], members: dict[str, Path], folder: 
     )
     wanted = [f"{part}{'[cpu]' if part == name and has_backend else ''} @ {wheels[part].as_uri()}" for part in parts]
     python = venv / "bin" / "python"
-    run("uv", "pip", "install", "--quiet", "--python", python, *wanted)
+    run("uv", "pip", "install", "--quiet", "--constraint", folder / "locked.txt", "--python", python, *wanted)
     run("uv", "pip", "check", "--python", python)
     module = MODULES.get(name, name.replace("-", "_"))
     run(python, "-I", "-c", f"import {module}; assert {module}.__version__")
@@ -96,6 +96,18 @@ def main() -> int:
     members = projects()
     names = parser.parse_args().names or sorted(members)
     with tempfile.TemporaryDirectory() as folder:
+        locked = run(
+            "uv",
+            "export",
+            "--quiet",
+            "--frozen",
+            "--no-hashes",
+            "--no-emit-workspace",
+            "--all-packages",
+            "--project",
+            ROOT,
+        )
+        (Path(folder) / "locked.txt").write_text(locked)
         wheels = {}
         for name in sorted(set().union(*(siblings(name, members) for name in names))):
             dist = Path(folder) / "dist" / name
