@@ -2,7 +2,8 @@
 
     python tests/packaging/check_wheels.py [DISTRIBUTION ...]
 
-Siblings come from the wheels just built, everything else from the index in the versions of uv.lock. Checks that nothing heavy comes along.
+Siblings come from the wheels just built, everything else from the index in the versions of uv.lock.
+Checks that nothing heavy comes along.
 """
 
 from __future__ import annotations
