@@ -26,6 +26,7 @@ TABLE: dict[str, str] = {
     "llava_next": "llava_next",
     "llava_onevision": "llava_onevision",
     "mistral3": "mistral3",
+    "paddleocr_vl": "paddleocr_vl",
     "paligemma": "paligemma",
     "pixtral": "llava",
     "qwen2_5_vl": "qwen2_5_vl",

@@ -46,9 +46,13 @@ class GridProcessing(Processing):
         return self._item("image", *self.images(rgb[None], height, width))
 
     def sample(self, total: int, rate: float, options: MediaOptions) -> np.ndarray:
+        if "video" not in self.token_ids:
+            return super().sample(total, rate, options)  # refuses
         return self.sampling(total, rate, options)
 
     def video(self, frames: np.ndarray, timestamps: Sequence[float], options: MediaOptions) -> MediaItem:
+        if "video" not in self.token_ids:
+            return super().video(frames, timestamps, options)  # refuses
         if len(frames) == 0 or len(frames) != len(timestamps):
             raise ProcessingError(f"a video needs frames with a time each; got {len(frames)} and {len(timestamps)}")
         height, width = self.videos.size(frames.shape[1], frames.shape[2], options, len(frames))

@@ -136,3 +136,25 @@ class VolumeStrategy(PatchStrategy):
         )
         low, high = own.area_limits(self.min_pixels, self.max_pixels)
         return fit_volume(count, height, width, self.patch * self.merge, self.frames, low, high)
+
+
+@dataclass(frozen=True)
+class RasterStrategy(PatchStrategy):
+    """Patches of one frame each stand row by row; a side shorter than a token is enlarged first (PaddleOCR-VL)."""
+
+    def size(self, height: int, width: int, options: MediaOptions, num_frames: int = 1) -> tuple[int, int]:
+        if options.resize_shape is not None:
+            height, width = options.resize_shape
+        factor = self.patch * self.merge
+        if height < factor:
+            height, width = factor, round(width * factor / height)
+        if width < factor:
+            height, width = round(height * factor / width), factor
+        return fit_area(height, width, factor, *options.area_limits(self.min_pixels, self.max_pixels))
+
+    def cut(self, pixels: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """pixels: float32 [1, H, W, 3] -> patches [h * w, 3 * patch * patch] and grid."""
+        _, height, width, channels = pixels.shape
+        h, w = height // self.patch, width // self.patch
+        cells = pixels.reshape(h, self.patch, w, self.patch, channels).transpose(0, 2, 4, 1, 3)
+        return np.ascontiguousarray(cells.reshape(h * w, -1)), (1, h, w)
