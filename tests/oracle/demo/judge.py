@@ -8,15 +8,22 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from pathlib import Path
 
-import independent
-import torch
-from PIL import Image
-from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from vlm_train.recipes.demo import encoding, evaluation, fonts, layout, preprocessing
-from vlm_train.recipes.demo.evaluation import Score
+import environment
+
+environment.prepare()
+
+import independent  # noqa: E402  (environment comes first)
+import torch  # noqa: E402  (environment comes first)
+from PIL import Image  # noqa: E402  (environment comes first)
+from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration  # noqa: E402  (environment comes first)
+
+from vlm_train.recipes.demo import encoding, evaluation, fonts, layout, preprocessing  # noqa: E402  (environment comes first)
+from vlm_train.recipes.demo.evaluation import Score  # noqa: E402  (environment comes first)
 
 Question = tuple[str, list[Image.Image], list[str], list[str], bool]
 
@@ -98,14 +105,23 @@ def main() -> None:
     parser.add_argument("--independent", action="store_true")
     parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--fonts", nargs="+", default=list(fonts.FOLDERS))
+    parser.add_argument("--same", type=Path, help="answers that the evaluation command wrote for the same items")
     parser.add_argument("--wrong", type=Path, help="write the wrong answers here, one JSON object a line")
     options = parser.parse_args()
     judge = Judge(options.checkpoint)
     tally: dict[str, list[int]] = {}
     wrong = []
+    theirs = iter(options.same.read_text(encoding="utf-8").splitlines()) if options.same else None
+    equal = asked_in_all = 0
     for task, images, asked, answers, thinking in questions(options):
         said = judge.ask(images, asked, answers, thinking)
         expected = answers[-1]
+        if theirs is not None:
+            other = json.loads(next(theirs))
+            asked_in_all += 1
+            equal += other == {"task": task, "said": said}
+            if other["said"] != said:
+                print(f"differs: {task}: transformers {said!r}, runtime {other['said']!r}")
         right = (
             expected in said.lower()
             if options.independent and task == "describe"
@@ -132,6 +148,8 @@ def main() -> None:
         for task, (right, total, edits, length) in tally.items()
     ]
     print(evaluation.table(scores))
+    if theirs is not None:
+        print(f"{equal} of {asked_in_all} answers are the same")
     if options.wrong:
         options.wrong.write_text("".join(json.dumps(record) + "\n" for record in wrong), encoding="utf-8")
 

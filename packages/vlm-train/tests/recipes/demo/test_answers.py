@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
+
 import vlm_demo
-from vlm_train.recipes.demo import answers, evaluation, layout
+from vlm_train.recipes.demo import answers, evaluation, fonts, layout
 from vlm_train.recipes.demo.__main__ import main
 
 
@@ -30,6 +32,16 @@ def test_a_follow_up_shows_the_earlier_answers(faces: tuple[str, ...]) -> None:
     assert turns[0]["content"][0] == {"type": "image"}
 
 
-def test_a_missing_checkpoint_is_a_named_error(tmp_path, capsys) -> None:
+def test_the_command_prints_the_table_and_writes_answers(monkeypatch, faces: tuple[str, ...], tmp_path, capsys) -> None:
+    monkeypatch.setattr(fonts, "find", lambda folders: faces)
+    said = tmp_path / "answers.jsonl"
+    assert main(["evaluate", "demo", "--items", "2", "--tasks", "hello", "--answers", str(said)]) == 0
+    captured = capsys.readouterr()
+    assert "| hello | 2/2 | 100.0 % |" in captured.out and "hello: 2/2" in captured.err
+    assert [json.loads(line) for line in said.read_text().splitlines()] == [{"task": "hello", "said": "Hello!"}] * 2
+
+
+def test_a_missing_checkpoint_is_a_named_error(monkeypatch, faces: tuple[str, ...], tmp_path, capsys) -> None:
+    monkeypatch.setattr(fonts, "find", lambda folders: faces)
     assert main(["evaluate", str(tmp_path / "nothing"), "--tasks", "hello"]) == 2
     assert capsys.readouterr().err.startswith("error: ")

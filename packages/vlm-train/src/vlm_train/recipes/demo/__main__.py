@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -56,11 +58,16 @@ def evaluate(arguments: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--tasks", nargs="+", choices=list(evaluation.TARGETS), metavar="TASK")
     parser.add_argument("--fonts", nargs="+", default=list(fonts.FOLDERS))
+    parser.add_argument("--answers", type=Path, help="write every answer here, one JSON object a line")
     options = parser.parse_args(arguments)
+    said_by_task: dict[str, list[str]] = {}
+    right: Counter[str] = Counter()
 
-    def watch(task: str, done: int, right: int) -> None:
-        if done == options.items:
-            sys.stderr.write(f"{task}: {right}/{done}\n")
+    def watch(task: str, said: str, is_right: bool) -> None:
+        said_by_task.setdefault(task, []).append(said)
+        right[task] += is_right
+        if len(said_by_task[task]) == options.items:
+            sys.stderr.write(f"{task}: {right[task]}/{options.items}\n")
 
     scores = score(
         options.checkpoint,
@@ -70,6 +77,9 @@ def evaluate(arguments: Sequence[str]) -> None:
         tasks=options.tasks,
         watch=watch,
     )
+    if options.answers is not None:
+        records = [{"task": task, "said": said} for task, answers in said_by_task.items() for said in answers]
+        options.answers.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     sys.stdout.write(evaluation.table(scores) + "\n")
 
 

@@ -14,7 +14,7 @@ from vlm_train.recipes.demo.samples import Sample
 
 MAX_TOKENS = 400
 
-Watch = Callable[[str, int, int], None]
+Watch = Callable[[str, str, bool], None]
 
 
 def messages(sample: Sample) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ def evaluate(
 
     Args:
         tasks: of `evaluation.TARGETS`; None for all.
-        watch: called with (task, items done, items right).
+        watch: called after each item with its task, what was said, and whether it is right.
 
     Raises:
         VlmError: the checkpoint cannot be loaded.
@@ -51,7 +51,7 @@ def evaluate(
     for task in tasks or evaluation.TARGETS:
         rng = random.Random(f"{seed}/{task}")
         right = edits = length = 0
-        for number in range(1, items + 1):
+        for _ in range(items):
             sample = evaluation.draw(task, faces, rng)
             prompt = processor.apply_chat_template(
                 messages(sample), num_images=len(sample.images), enable_thinking=sample.thinking
@@ -59,10 +59,11 @@ def evaluate(
             images = list(sample.images) or None
             said = generate(model, processor, prompt, images, max_tokens=MAX_TOKENS, temperature=0.0).text
             expected = sample.exchanges[-1].answer
-            right += evaluation.is_right(said, expected)
+            is_right = evaluation.is_right(said, expected)
+            right += is_right
             edits += evaluation.distance(evaluation.answer(said), expected)
             length += len(expected)
             if watch is not None:
-                watch(task, number, right)
+                watch(task, said, is_right)
         scores.append(Score(task, right, items, edits / length if task.startswith("read") else None))
     return scores
