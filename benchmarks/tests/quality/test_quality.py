@@ -44,6 +44,6 @@ def test_rows_and_report(tmp_path):
     }
     assert 0 < turbo["4/4"] < turbo["3/4"] < 1
     json.dumps(results)
-    assert "| head size |" in tables(results)
+    assert "| head size | vectors |" in tables(results)
     plot(results, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000

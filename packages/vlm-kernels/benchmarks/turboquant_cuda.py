@@ -1,4 +1,4 @@
-"""Check and time TurboQuant on an NVIDIA GPU: `python turboquant_cuda.py check|time|prefill OUTPUT.json`.
+"""Check and time TurboQuant on an NVIDIA GPU: `python turboquant_cuda.py check|decode|prefill OUTPUT.json`.
 
 Random codes and norms stand for a cache, so that a long one costs nothing to make. Calls are chained (each query is the
 last result), because independent kernels of one graph would overlap. `check` wants MLX_ENABLE_TF32=0.
@@ -10,15 +10,18 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from vlm_kernels import turboquant
-from vlm_kernels.turboquant import cuda, kernels, reference
+from vlm_kernels.turboquant import cuda, reference
 from vlm_kernels.turboquant.masks import KeyMask
+
+Row = dict[str, Any]
 
 
 def random_store(batch: int, heads: int, capacity: int, spec: turboquant.Spec) -> turboquant.Packed:
@@ -30,11 +33,12 @@ def random_store(batch: int, heads: int, capacity: int, spec: turboquant.Spec) -
 
 
 def milliseconds(step: Callable[[mx.array], mx.array], x: mx.array, calls: int = 30, repeats: int = 7) -> float:
+    """Median time of one call. The graph is built before the clock starts, as in a decode step that was traced once."""
+
     def run() -> float:
         y = x
         for _ in range(calls):
             y = step(y)
-        # The graph is built: what is timed is its evaluation, as in a decode step that was traced once.
         start = time.perf_counter()
         mx.eval(y)
         return (time.perf_counter() - start) * 1e3 / calls
@@ -49,133 +53,110 @@ def relative(a: mx.array, b: mx.array) -> float:
     return float((mx.linalg.norm(a - b) / mx.linalg.norm(b)).item())
 
 
-def check() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def check() -> Iterator[Row]:
     mask = mx.array(np.random.default_rng(1).random((2, 1, 1, 1000)) < 0.7)
     lengths = mx.array([900, 333], mx.int32)
-    for heads, kv_heads, queries, size, key_bits, value_bits, dtype, options in (
-        (32, 8, 1, 128, 3, 4, mx.float32, {}),
-        (32, 8, 1, 128, 3, 4, mx.bfloat16, {"lengths": lengths, "offsets": lengths - 1}),
-        (28, 4, 3, 128, 4, 3, mx.float32, {"lengths": lengths, "offsets": lengths - 3, "window": 100}),
-        (8, 2, 1, 64, 2, 1, mx.float32, {"array": mask}),
-        (16, 4, 2, 256, 3, 4, mx.float32, {"lengths": 700, "offsets": 698}),
-        (4, 2, 1, 512, 3, 4, mx.float32, {"lengths": 700}),
-        (32, 8, 200, 128, 3, 4, mx.bfloat16, {"lengths": 900, "offsets": 700}),
-        (32, 8, 200, 128, 5, 8, mx.float16, {"lengths": lengths, "offsets": lengths - 200}),
-        (32, 8, 40, 80, 3, 4, mx.bfloat16, {"lengths": 900, "offsets": 860, "window": 30}),
+    for heads, kv_heads, queries, size, key_bits, value_bits, dtype, key_mask in (
+        (32, 8, 1, 128, 3, 4, mx.float32, KeyMask()),
+        (32, 8, 1, 128, 3, 4, mx.bfloat16, KeyMask(lengths, lengths - 1)),
+        (28, 4, 3, 128, 4, 3, mx.float32, KeyMask(lengths, lengths - 3, 100)),
+        (8, 2, 1, 64, 2, 1, mx.float32, KeyMask(array=mask)),
+        (16, 4, 2, 256, 3, 4, mx.float32, KeyMask(700, 698)),
+        (4, 2, 1, 512, 3, 4, mx.float32, KeyMask(700)),
+        (8, 2, 1, 80, 3, 4, mx.float32, KeyMask(lengths)),
+        (8, 2, 1, 128, 5, 8, mx.float32, KeyMask(lengths)),
+        (32, 8, 200, 128, 3, 4, mx.bfloat16, KeyMask(900, 700)),
+        (32, 8, 200, 128, 5, 8, mx.float16, KeyMask(lengths, lengths - 200)),
+        (32, 8, 40, 80, 3, 4, mx.bfloat16, KeyMask(900, 860, 30)),
     ):
-        k = mx.random.normal((2, kv_heads, 1000, size))
-        v = mx.random.normal((2, kv_heads, 1000, size))
+        k, v = (mx.random.normal((2, kv_heads, 1000, size)) for _ in range(2))
         q = mx.random.normal((2, heads, queries, size)).astype(dtype)
         keys, values = turboquant.encode(k, key_bits), turboquant.encode(v, value_bits)
-        key_mask = KeyMask(**options)
         got = cuda.attention(q, keys, values, scale=size**-0.5, mask=key_mask)
         # The definition in float32, so that its own rounding to 16 bits does not count.
         want = reference.attention(q.astype(mx.float32), keys, values, scale=size**-0.5, mask=key_mask)
-        rows.append(
-            {
-                "case": f"{heads}/{kv_heads} L{queries} d{size} k{key_bits}v{value_bits} {dtype} {sorted(options)}",
-                "error": relative(got, want),
-            }
-        )
-        print(rows[-1], flush=True)
-    return rows
+        restored = turboquant.decode(keys)
+        yield {
+            "case": f"{heads}/{kv_heads} L{queries} d{size} {key_bits}/{value_bits} bits {dtype}",
+            "error": relative(got, want),
+            "distortion": relative(restored, k) ** 2,
+            "distortion of the reference": relative(reference.decode(reference.encode(k, keys.spec)), k) ** 2,
+        }
 
 
-def decode() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for heads, kv_heads, size, num_keys, multiples in (
-        (32, 8, 128, 4096, (4,)),
-        (32, 8, 128, 32768, (4,)),
-        (32, 8, 128, 131072, (4, 8, 12)),
-        (32, 8, 128, 524288, (4, 8, 12)),
-        (28, 4, 128, 131072, (3, 6)),
-        (16, 4, 256, 131072, (3, 6)),
+def decode() -> Iterator[Row]:
+    for heads, kv_heads, size, num_keys, splits in (
+        (32, 8, 128, 4096, ((3, 4),)),
+        (32, 8, 128, 32_768, ((3, 4),)),
+        (32, 8, 128, 131_072, ((3, 4), (4, 4))),
+        (32, 8, 128, 524_288, ((3, 4), (4, 4))),
+        (28, 4, 128, 131_072, ((3, 4),)),
+        (16, 4, 256, 131_072, ((3, 4),)),
     ):
         q = mx.random.normal((1, heads, 1, size)).astype(mx.bfloat16)
-        scale = size**-0.5
-        k, v = (mx.random.normal((1, kv_heads, num_keys, size)).astype(mx.bfloat16) for _ in range(2))
-        mx.eval(k, v)
-        dense = milliseconds(lambda y: mx.fast.scaled_dot_product_attention(y, k, v, scale=scale), q)
-        del k, v
-        mx.clear_cache()
-        for key_bits, value_bits in ((3, 4), (4, 4)) if size == 128 and heads == 32 else ((3, 4),):
+        dense = dense_milliseconds(q, kv_heads, num_keys, None)
+        for key_bits, value_bits in splits:
             keys = random_store(1, kv_heads, num_keys, turboquant.Spec(key_bits, size))
             values = random_store(1, kv_heads, num_keys, turboquant.Spec(value_bits, size))
-            lengths = mx.array([num_keys], mx.int32)
-            for multiple in multiples:
-                cuda._num_blocks = lambda *_, multiple=multiple: cuda.NUM_MULTIPROCESSORS * multiple  # type: ignore[assignment]
-                ours = milliseconds(
-                    lambda y: turboquant.attention(y, keys, values, scale=scale, lengths=lengths, offsets=lengths - 1),
-                    q,
-                )
-                rows.append(
-                    {
-                        "heads": f"{heads}/{kv_heads}",
-                        "size": size,
-                        "keys": num_keys,
-                        "dense_us": dense * 1e3,
-                        "bits": (key_bits, value_bits),
-                        "blocks": multiple,
-                        "us": ours * 1e3,
-                        "speedup": dense / ours,
-                        "GB/s": (keys.nbytes + values.nbytes) / ours / 1e6,
-                    }
-                )
-                print({k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+            ours = packed_milliseconds(q, keys, values, mx.array([num_keys], mx.int32), 30)
+            yield {
+                "heads": f"{heads}/{kv_heads}",
+                "size": size,
+                "keys": num_keys,
+                "bits": f"{key_bits}/{value_bits}",
+                "dense_us": dense * 1e3,
+                "us": ours * 1e3,
+                "speedup": dense / ours,
+                "GB/s": (keys.nbytes + values.nbytes) / ours / 1e6,
+            }
             del keys, values
-    q = mx.random.normal((1, 32, 1, 128)).astype(mx.bfloat16)
-    rows.append({"rotate_us": 1e3 * milliseconds(lambda y: kernels.rotate(cuda.dialect(), y, 1.0, 34), q)})
-    print(rows[-1], flush=True)
-    return rows
 
 
-def prefill() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
+def prefill() -> Iterator[Row]:
     heads, kv_heads, size, chunk = 28, 4, 128, 2048
-    for num_keys in (2048, 8192, 32768):
+    for num_keys in (2048, 8192, 32_768):
         q = mx.random.normal((1, heads, chunk, size)).astype(mx.bfloat16)
-        k, v = (mx.random.normal((1, kv_heads, num_keys, size)).astype(mx.bfloat16) for _ in range(2))
+        dense = dense_milliseconds(q, kv_heads, num_keys, "causal", calls=5)
         keys = random_store(1, kv_heads, num_keys, turboquant.Spec(3, size))
         values = random_store(1, kv_heads, num_keys, turboquant.Spec(4, size))
-        dense = milliseconds(
-            lambda y: mx.fast.scaled_dot_product_attention(y, k, v, scale=size**-0.5, mask="causal"), q, 5, 3
-        )
-        mx.clear_cache()
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        mx.eval(turboquant.attention(q, keys, values, scale=size**-0.5, lengths=num_keys, offsets=num_keys - chunk))
+        mx.eval(turboquant.attention(q, keys, values, scale=0.1, lengths=num_keys, offsets=num_keys - chunk))
         peak = mx.get_peak_memory() - before
-        ours = milliseconds(
-            lambda y: turboquant.attention(
-                y, keys, values, scale=size**-0.5, lengths=num_keys, offsets=num_keys - chunk
-            ),
-            q,
-            5,
-            3,
-        )
-        rows.append({"keys": num_keys, "dense_ms": dense, "ms": ours, "workspace_mb": peak / 2**20})
-        print(rows[-1], flush=True)
+        ours = packed_milliseconds(q, keys, values, num_keys, 5)
+        yield {"keys": num_keys, "dense_ms": dense, "ms": ours, "workspace_mb": peak / 2**20}
     for length in (1, 2048):
         x = mx.random.normal((1, 8, length, 128)).astype(mx.bfloat16)
-        mx.eval(x)
+        yield {"encode_tokens": length, "us": milliseconds(lambda y: encode_and_return(y), x, 20) * 1e3}
 
-        def encode_both() -> None:
-            packed = [turboquant.encode(x, bits) for bits in (3, 4)]
-            mx.eval([p.codes for p in packed], [p.norms for p in packed])
 
-        encode_both()
-        encode_both()
-        start = time.perf_counter()
-        for _ in range(20):
-            encode_both()
-        rows.append({"encode_tokens": length, "encode_us": (time.perf_counter() - start) / 20 * 1e6})
-        print(rows[-1], flush=True)
-    return rows
+def dense_milliseconds(q: mx.array, kv_heads: int, num_keys: int, mask: str | None, calls: int = 30) -> float:
+    k, v = (mx.random.normal((1, kv_heads, num_keys, q.shape[-1])).astype(mx.bfloat16) for _ in range(2))
+    mx.eval(k, v)
+    return milliseconds(lambda y: mx.fast.scaled_dot_product_attention(y, k, v, scale=0.1, mask=mask), q, calls)
+
+
+def packed_milliseconds(
+    q: mx.array, keys: turboquant.Packed, values: turboquant.Packed, lengths: int | mx.array, calls: int
+) -> float:
+    offsets = lengths - q.shape[2]
+    return milliseconds(
+        lambda y: turboquant.attention(y, keys, values, scale=0.1, lengths=lengths, offsets=offsets), q, calls
+    )
+
+
+def encode_and_return(x: mx.array) -> mx.array:
+    """Keys and values of x encoded; x again, once that is done, so that calls can be chained."""
+    packed = [turboquant.encode(x, bits) for bits in (3, 4)]
+    result: mx.array = mx.depends([x], [array for p in packed for array in (p.codes, p.norms)])[0]
+    return result
 
 
 if __name__ == "__main__":
     mx.random.seed(0)
-    result = {"check": check, "time": decode, "prefill": prefill}[sys.argv[1]]()
-    with open(sys.argv[2], "w") as file:
-        json.dump(result, file, indent=1)
+    rows: list[Row] = []
+    for row in {"check": check, "decode": decode, "prefill": prefill}[sys.argv[1]]():
+        rows.append(row)
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+    Path(sys.argv[2]).write_text(json.dumps(rows, indent=1) + "\n")
