@@ -50,7 +50,7 @@ def milliseconds(step: Callable[[mx.array], mx.array], x: mx.array, calls: int =
 
 def relative(a: mx.array, b: mx.array) -> float:
     a, b = a.astype(mx.float32), b.astype(mx.float32)
-    return float((mx.linalg.norm(a - b) / mx.linalg.norm(b)).item())
+    return float(np.array(mx.linalg.norm(a - b) / mx.linalg.norm(b)))
 
 
 def check() -> Iterator[Row]:

@@ -118,7 +118,7 @@ def test_each_kind_of_call_takes_a_path(backend, monkeypatch):
 
 
 @pytest.mark.skipif(emulate.front_end() is None, reason="no clang to check address spaces with")
-@pytest.mark.parametrize("case", ATTENTION, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", cases)
 def test_metal_address_spaces(case):
     language = Dialect("metal", emulate.address_space_kernel, block_threads=256, encode_threads=256)
     q, keys, values, scale, mask = case.build()
