@@ -131,8 +131,8 @@ class Processor:
             messages = [{"role": "system", "content": system}, *messages]
         wanted: dict[MediaKind, int] = {"image": num_images, "audio": num_audios, "video": num_videos}
         messages = complete(messages, wanted)
-        if chat_template is None and not self.tokenizer.chat_templates:
-            chat_template = self.family.chat_template
+        if chat_template is None:
+            chat_template = self._built_in_template(messages)
         return render(
             self.tokenizer,
             messages,
@@ -144,6 +144,20 @@ class Processor:
             placeholders=[self.processing.placeholder(kind) for kind in self.kinds],
             **variables,
         )
+
+    def _built_in_template(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """The family's own template where the checkpoint has none, or none that names the video that messages hold."""
+        own = self.tokenizer.chat_templates
+        if not own:
+            return self.family.chat_template
+        names_video = any("video" in source for source in own.values())
+        return self.family.video_template if _holds_video(messages) and not names_video else None
+
+
+def _holds_video(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a part of a message is a video, by any of its names."""
+    parts = [part for m in messages if isinstance(m.get("content"), (list, tuple)) for part in m["content"]]
+    return any("video" in str(part.get("type")) for part in parts if isinstance(part, Mapping))
 
 
 def as_messages(prompt: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -46,6 +46,7 @@ class Family:
     processing: builds the media and prompt strategy. modalities: kinds of media it takes.
     max_images / max_audios: most of one kind in a prompt; None: as many as the context holds.
     chat_template: Jinja source for families whose published checkpoints bring none; None: the checkpoint must.
+    video_template: Jinja source for messages that hold video, where the checkpoint's own template names none.
     mlx_names: rules from the model's own names to those that converted checkpoints use elsewhere in the MLX world (files of
     format mlx); `weights` must read them back. Empty: own names are written.
     keep_full: patterns of module paths that quantization leaves alone unless asked (vision, audio, projector).
@@ -60,6 +61,7 @@ class Family:
     max_images: int | None = None
     max_audios: int | None = None
     chat_template: str | None = None
+    video_template: str | None = None
     keep_full: tuple[str, ...] = ()
     mlx_names: tuple[Rule, ...] | Callable[[Any], Sequence[Rule]] = ()
 

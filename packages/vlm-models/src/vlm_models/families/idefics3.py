@@ -28,6 +28,15 @@ from ..processing.image.splits import SplitStrategy
 from ..processing.video.told import ToldFrames
 from ..towers.siglip import Siglip, SiglipConfig
 
+# SmolVLM2's published templates name pictures alone
+VIDEO_TEMPLATE = (
+    "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
+    "{% if message['content'] is string %}: {{ message['content'] }}{% else %}"
+    "{% if message['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% elif part['type'] in ('image', 'video') %}<{{ part['type'] }}>"
+    "{% endif %}{% endfor %}{% endif %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -120,5 +129,6 @@ FAMILY = Family(
     processing=processing,
     modalities=("image", "video"),
     keep_full=("vision_model.*", "connector.*"),
+    video_template=VIDEO_TEMPLATE,
     mlx_names=mlx_names,
 )
