@@ -68,7 +68,8 @@ def test_quantized_matmul(
 @QUICK
 @given(
     batch=st.integers(1, 2), group=st.integers(1, 4), key_heads=st.integers(1, 3), length=st.integers(1, 70),
-    extra=st.integers(0, 90), size=st.integers(1, 100), value_size=st.integers(1, 70), dtype=DTYPES, mask=st.sampled_from(["none", "causal", "bool"]),
+    extra=st.integers(0, 90), size=st.integers(1, 100), value_size=st.integers(1, 70),
+    dtype=DTYPES, mask=st.sampled_from(["none", "causal", "bool"]),
 )  # fmt: skip
 def test_attention(
     batch: int,
