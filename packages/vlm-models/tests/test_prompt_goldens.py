@@ -30,6 +30,8 @@ PROCESSOR_CHANGES: dict[str, dict[str, Any]] = {"idefics2/base/split": {"do_imag
 # seconds from frame to frame, and of the whole video, where a case's are not half a second and unknown
 VIDEO_TIMES: dict[str, tuple[float, float]] = {
     "smolvlm/base/video": (2.0, 4.0),
+    "gemma4/dense/video": (2.0, 4.0),
+    "gemma4/e/video": (2.0, 4.0),
     "glm4v/base/video": (2.0, 8.0),
     "glm4v/biased/video": (2.0, 8.0),
     "glm_ocr/base/video": (2.0, 8.0),

@@ -16,6 +16,7 @@ TABLE: dict[str, str] = {
     "deepseek_ocr2": "deepseek_ocr2",
     "florence2": "florence2",
     "gemma3": "gemma3",
+    "gemma4": "gemma4",
     "glm4v": "glm4v",
     "glm_ocr": "glm4v",
     "granite4_vision": "granite4_vision",
