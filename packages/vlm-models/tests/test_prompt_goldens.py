@@ -17,12 +17,14 @@ from vlm_models.registry import TABLE, resolve
 from vlm_models.testing import golden
 
 ROOT = Path(__file__).parent / "goldens"
+# the family refuses crops of long pictures by name
+REFUSED = {"gemma3/base/pan_and_scan"}
 CASES = [
     (g, name)
     for g in golden.find(ROOT)
     if g.config("hub").get("model_type") in TABLE and (g.folder / "shared/tokenizer.json").is_file()
     for name, about in g.manifest["cases"].items()
-    if about["text"]
+    if about["text"] and f"{g.name}/{name}" not in REFUSED
 ]
 GREY = 2 / 255
 # what single cases ask of the processor, beyond the checkpoint's files
@@ -32,6 +34,7 @@ VIDEO_TIMES: dict[str, tuple[float, float]] = {
     "smolvlm/base/video": (2.0, 4.0),
     "gemma4/dense/video": (2.0, 4.0),
     "gemma4/e/video": (2.0, 4.0),
+    "gemma4_unified/base/video": (2.0, 4.0),
     "glm4v/base/video": (2.0, 8.0),
     "glm4v/biased/video": (2.0, 8.0),
     "glm_ocr/base/video": (2.0, 8.0),

@@ -42,6 +42,7 @@ class Config:
     vision: SiglipConfig
     text: GemmaConfig
     image_token: int
+    begin: int
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
@@ -49,6 +50,7 @@ class Config:
             SiglipConfig.from_hf(sub(hf, "vision_config")),
             GemmaConfig.from_hf(sub(hf, "text_config"), "gemma", blocks_beyond_window=True),
             take(hf, "image_token_index", int, take(hf, "image_token_id", int, 256000)),
+            take(hf, "bos_token_id", int, take(sub(hf, "text_config"), "bos_token_id", int, 2)),
         )
 
 
@@ -86,7 +88,7 @@ def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) 
     size = (config.vision.image, config.vision.image)
     base = FixedStrategy(size=size, normalize=Normalize(mean=HALF_MEAN, std=HALF_STD))
     strategy = FixedStrategy.from_files(files.image, base)
-    return PrefixPictures(config.image_token, strategy, config.vision.num_tokens, table)
+    return PrefixPictures(config.image_token, config.begin, strategy, config.vision.num_tokens, table)
 
 
 FAMILY = Family(

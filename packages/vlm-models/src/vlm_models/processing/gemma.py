@@ -45,7 +45,27 @@ class BracketedPictures(FixedPictures):
 
 
 class PrefixPictures(FixedPictures):
-    """The whole prompt sees itself in both directions; positions count from one (PaliGemma)."""
+    """The whole prompt sees itself in both directions; positions count from one (PaliGemma).
+
+    begin: the token between the pictures and the text."""
+
+    def __init__(
+        self, image_token: int, begin: int, strategy: FixedStrategy, num_tokens: int, table: TokenTable | None = None
+    ) -> None:
+        super().__init__(image_token, strategy, num_tokens, table)
+        self.begin = begin
+
+    def expand(self, pieces: Sequence[str], items: Sequence[MediaItem]) -> list[str]:
+        """Pictures, the begin token, the text, a line end: the last two are put where the prompt lacks them."""
+        expanded = super().expand(pieces, items)
+        begin, image = self._text(self.begin), self._text(self.token_ids["image"])
+        if not any(begin in piece for piece in expanded):
+            last = max((i for i, piece in enumerate(expanded) if image in piece), default=0)
+            at = expanded[last].rfind(image) + len(image) if image in expanded[last] else 0
+            expanded[last] = expanded[last][:at] + begin + expanded[last][at:]
+        if not expanded[-1].endswith("\n"):
+            expanded[-1] += "\n"
+        return expanded
 
     def positions(
         self, tokens: np.ndarray, items: Sequence[MediaItem], spans: Sequence[Span]
