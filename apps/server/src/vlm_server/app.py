@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,6 +29,8 @@ from .metrics import Metrics
 from .residents import Residents
 from .settings import Settings
 
+WORKERS = 64
+
 log = logging.getLogger("vlm_server")
 
 
@@ -39,6 +43,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # the default executor has few threads: some slow URLs would hold up everyone
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "vlm-worker"))
         if settings.model is not None:
             await residents.get(settings.model)
         app.state.is_ready = True

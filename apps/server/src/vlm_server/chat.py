@@ -15,6 +15,7 @@ from vlm_runtime import GenerationResult, ToolCall
 
 from .errors import ApiError
 from .fields import ChatBody
+from .ids import call_id
 from .residents import Residents
 from .sse import event, stream
 from .structure import structure
@@ -26,7 +27,7 @@ FINISH = {"stop": "stop", "length": "length", "cancelled": "stop", "error": "sto
 async def chat(body: ChatBody, request: Request, residents: Residents) -> Response:
     """Answer a chat; `stream` by server-sent events."""
     resident = await residents.get(body.model, body.adapter_path)
-    turn = await Turn.prepare(resident, ask_of(body, resident.processor), residents.settings)
+    turn = await Turn.prepare(resident, lambda: ask_of(body, resident.processor), residents.settings)
     about = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": resident.name}
     if body.metadata is not None:
         about["metadata"] = body.metadata
@@ -38,7 +39,7 @@ async def chat(body: ChatBody, request: Request, residents: Residents) -> Respon
             **about,
             "object": "chat.completion",
             "choices": [_choice(index, answer, body, resident.processor) for index, answer in enumerate(answers)],
-            "usage": usage([answer.last for answer in answers]),
+            "usage": usage([answer.last for answer in answers], sum(answer.reasoning_tokens for answer in answers)),
             "timings": timings(answers[0].last),
         }
     )
@@ -91,6 +92,7 @@ async def _chunks(turn: Turn, body: ChatBody, about: dict[str, Any], processor: 
     wants_usage = body.stream_options is not None and body.stream_options.include_usage
     base = {**about, "object": "chat.completion.chunk"}
     last: dict[int, GenerationResult] = {}
+    thoughts = 0
     num_calls: dict[int, int] = {}
 
     def chunk(index: int, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> str:
@@ -102,6 +104,7 @@ async def _chunks(turn: Turn, body: ChatBody, about: dict[str, Any], processor: 
             if piece.index not in last:
                 yield chunk(piece.index, {"role": "assistant", "content": ""})
             last[piece.index] = piece.result
+            thoughts += piece.is_reasoning
             logprobs = _last_logprob(piece.result, processor) if body.logprobs else None
             first = num_calls.get(piece.index, 0)
             num_calls[piece.index] = first + len(piece.calls)
@@ -113,7 +116,7 @@ async def _chunks(turn: Turn, body: ChatBody, about: dict[str, Any], processor: 
                 yield chunk(piece.index, {}, _finish(piece.result, bool(num_calls[piece.index])))
     answers = [last[index] for index in sorted(last)]
     if wants_usage:
-        yield event({**base, "choices": [], "usage": usage(answers), "timings": timings(answers[0])})
+        yield event({**base, "choices": [], "usage": usage(answers, thoughts), "timings": timings(answers[0])})
     yield event("[DONE]")
 
 
@@ -124,7 +127,7 @@ def _finish(last: GenerationResult, has_calls: bool) -> str:
 
 def _call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+    return {"id": call_id(), "type": "function", "function": function}
 
 
 def _delta(piece: Piece, first_call: int) -> dict[str, Any]:

@@ -73,11 +73,13 @@ def _field(message: str) -> str | None:
 def from_validation(problems: Sequence[Any]) -> ApiError:
     """The first problem of a request body, naming its field."""
     first = problems[0]
-    place = [str(part) for part in first.get("loc", ()) if part not in ("body",)]
-    name = ".".join(place) or "body"
+    place = [str(part) for part in first.get("loc", ()) if part not in ("body", "str", "int", "float")]
+    name = ".".join(part for part in place if not part.startswith(("list[", "dict["))) or "body"
     if first.get("type") == "extra_forbidden":
         return ApiError(400, f"{name}: this field is not supported here", param=name, code="unsupported_field")
     if first.get("type") == "json_invalid":
         return ApiError(400, "body: expected valid JSON", param="body", code="invalid_json")
     message = str(first.get("msg", "is not valid")).removeprefix("Value error, ")
+    if name == "body" and (said := re.match(r"([a-z_]+): ", message)):
+        return ApiError(400, message, param=said[1], code="invalid_value")
     return ApiError(400, f"{name}: {message}", param=name, code="invalid_value")

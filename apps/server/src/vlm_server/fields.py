@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_MESSAGES = 20_000
+MAX_DEPTH = 128
 
 
 class Body(BaseModel):
     """What all endpoints take. `defaults`: fields that are accepted at this value only."""
 
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
     defaults: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     model: str | None = None
@@ -43,7 +44,7 @@ class Body(BaseModel):
     adapter_path: str | None = None
     user: str | None = None
     service_tier: str | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: dict[str, str | int | float | bool | None] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -51,6 +52,12 @@ class Body(BaseModel):
         """Null means left out; so does a documented default of a field that is not offered."""
         if not isinstance(values, dict):
             return values
+        for name, value in values.items():
+            if name not in cls.model_fields:
+                continue  # refused by name below
+            if isinstance(value, list) and len(value) > MAX_MESSAGES:
+                raise ValueError(f"{name}: expected at most {MAX_MESSAGES} items, got {len(value)}")
+            _check(value, name)
         return {
             name: value
             for name, value in values.items()
@@ -69,10 +76,29 @@ OPTIONS = (
 )
 
 
+def _check(value: Any, name: str, depth: int = 0) -> None:
+    """Raise ValueError where a value is too deep for what reads it later, or holds text that no encoding can write."""
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"{name}: expected text, got half of a surrogate pair") from None
+    elif isinstance(value, (list, dict)):
+        if depth == MAX_DEPTH:
+            raise ValueError(f"{name}: expected at most {MAX_DEPTH} levels, got more")
+        for inner in value:
+            _check(inner, name, depth + 1)
+        for inner in value.values() if isinstance(value, dict) else ():
+            _check(inner, name, depth + 1)
+
+
 class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    """include_obfuscation: this server pads nothing, so only false is accepted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class ChatBody(Body):
@@ -83,7 +109,8 @@ class ChatBody(Body):
         "modalities": (["text"],),
         "verbosity": ("medium",),
         "functions": ([],),
-        "function_call": ("none",),
+        "function_call": ("none", "auto"),
+        "top_logprobs": (0,),
     }
 
     messages: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_MESSAGES)
@@ -126,6 +153,8 @@ class ResponsesBody(Body):
 
 class MessagesBody(Body):
     """POST /messages (Anthropic)."""
+
+    defaults: ClassVar[dict[str, tuple[Any, ...]]] = {"mcp_servers": ([],)}
 
     system: str | list[dict[str, Any]] | None = None
     messages: list[dict[str, Any]] = Field(min_length=1, max_length=MAX_MESSAGES)

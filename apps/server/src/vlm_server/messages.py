@@ -15,6 +15,7 @@ from vlm_runtime import GenerationResult, ToolCall
 
 from .errors import ApiError
 from .fields import CountBody, MessagesBody
+from .ids import call_id
 from .residents import Residents
 from .sse import event, stream
 from .structure import structure
@@ -26,9 +27,16 @@ STOP = {"stop": "end_turn", "length": "max_tokens"}
 async def answer(body: MessagesBody, request: Request, residents: Residents) -> Response:
     """Answer; `stream` by server-sent events."""
     resident = await residents.get(body.model, body.adapter_path)
-    turn = await Turn.prepare(resident, ask_of(body, resident.processor), residents.settings)
+    turn = await Turn.prepare(resident, lambda: ask_of(body, resident.processor), residents.settings)
     stops = tuple(body.stop_sequences or ())
-    about = {"id": f"msg_{uuid.uuid4().hex}", "type": "message", "role": "assistant", "model": resident.name}
+    about: dict[str, Any] = {
+        "id": f"msg_{uuid.uuid4().hex}",
+        "type": "message",
+        "role": "assistant",
+        "model": resident.name,
+    }
+    if body.metadata is not None:
+        about["metadata"] = body.metadata
     if body.stream:
         events = _events(turn, about, stops)
         return stream(events, lambda error: event(error, "error"), is_anthropic=True)
@@ -46,7 +54,8 @@ async def answer(body: MessagesBody, request: Request, residents: Residents) -> 
 async def count(body: CountBody, residents: Residents) -> Response:
     """How many tokens a request's prompt has, media included."""
     resident = await residents.get(body.model, body.adapter_path)
-    turn = await Turn.prepare(resident, ask_of(body, resident.processor), residents.settings)
+    turn = await Turn.prepare(resident, lambda: ask_of(body, resident.processor), residents.settings)
+    turn.leave()
     return JSONResponse({"input_tokens": turn.prompt_tokens})
 
 
@@ -62,14 +71,24 @@ def ask_of(body: MessagesBody | CountBody, processor: Any) -> Ask:
         if kind not in ("enabled", "disabled", "adaptive"):
             raise ApiError(400, f"thinking.type: expected enabled or disabled, got {kind!r}", param="thinking.type")
         options["enable_thinking"] = kind != "disabled"
-        if kind == "enabled" and body.thinking.get("budget_tokens") is not None:
+        unknown = {name for name, value in body.thinking.items() if value is not None} - {"type", "budget_tokens"}
+        if unknown:
+            raise ApiError(400, f"thinking.{min(unknown)}: not supported", param=f"thinking.{min(unknown)}")
+        if body.thinking.get("budget_tokens") is not None:
+            if kind != "enabled":
+                raise ApiError(400, "thinking.budget_tokens: needs type enabled", param="thinking.budget_tokens")
             options["thinking_budget"] = body.thinking["budget_tokens"]
+    for index, tool in enumerate(body.tools or []):
+        if tool.get("type", "custom") != "custom" or not isinstance(tool.get("name"), str):
+            where = f"tools[{index}]"
+            raise ApiError(400, f"{where}: expected a custom tool with a name and an input_schema", param=where)
     tools = [
         {"type": "function", "function": {**{k: tool[k] for k in ("name", "description") if k in tool},
          "parameters": tool.get("input_schema", {})}}
         for tool in body.tools or []
     ]  # fmt: skip
-    wanted = structure(processor, tools=tools, tool_choice=_choice(body.tool_choice))
+    parallel = not (body.tool_choice or {}).get("disable_parallel_tool_use", False)
+    wanted = structure(processor, tools=tools, tool_choice=_choice(body.tool_choice), parallel=parallel)
     messages: list[dict[str, Any]] = []
     if body.system:
         messages.append({"role": "system", "content": _text(body.system, "system")})
@@ -118,6 +137,7 @@ def _messages(message: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
             calls.append({"id": block.get("id"), "type": "function", "function": function})
         elif kind == "tool_result":
             text = _text(block.get("content") or "", f"{place}.content")
+            text = f"error: {text}" if block.get("is_error") else text
             results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text})
         elif kind in ("thinking", "redacted_thinking"):
             continue  # earlier turns' thoughts are not shown to the model again
@@ -143,7 +163,7 @@ def _source(source: Any, where: str) -> str:
 
 
 def _tool_use(call: ToolCall, arguments: Any) -> dict[str, Any]:
-    return {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": call.name, "input": arguments}
+    return {"type": "tool_use", "id": call_id(), "name": call.name, "input": arguments}
 
 
 def _ending(last: GenerationResult, stops: tuple[str, ...], has_calls: bool) -> dict[str, Any]:

@@ -10,9 +10,13 @@ from typing import Any
 import vlm_runtime
 from vlm_models import named_parameters
 from vlm_runtime import AsyncEngine
+from vlm_runtime.scheduler import Limits
 
 from .errors import ApiError
 from .settings import Settings
+
+# the engine's own limit, asked before anything is fetched or decoded: what waits for that is bounded too
+MOST_REQUESTS = Limits().max_running + Limits().max_waiting
 
 
 @dataclass(eq=False)
@@ -28,13 +32,19 @@ class Resident:
     used: float = field(default_factory=time.monotonic)
     in_use: int = 0
     is_leaving: bool = False
+    longest_token: int = 1
 
-    def __enter__(self) -> Resident:
+    def enter(self) -> None:
+        """A request begins; the model stays until it `leave`s. Raises ApiError where it is leaving, or too busy."""
+        if self.is_leaving:
+            raise ApiError(503, f"model: {self.name} is being unloaded; try again", param="model", code="unloading")
+        if self.in_use >= MOST_REQUESTS:
+            raise ApiError(429, f"{self.in_use} requests are under way, the limit; try again later", code="capacity")
         self.in_use += 1
         self.used = time.monotonic()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def leave(self) -> None:
+        """A request is over."""
         self.in_use -= 1
 
 
@@ -76,7 +86,9 @@ class Residents:
             offline=None if self.settings.downloads else True,
         )
         size = sum(value.nbytes for _, value in named_parameters(model))
-        return Resident(name, model, processor, AsyncEngine(model, processor, **self.settings.options), size)
+        longest = max(map(len, processor.tokenizer.backend.get_vocab(with_added_tokens=True)), default=1)
+        engine = AsyncEngine(model, processor, **self.settings.options)
+        return Resident(name, model, processor, engine, size, longest_token=longest)
 
     async def _make_room(self, coming: Resident) -> None:
         """Unload idle models, least recently used first, until the newcomer fits. Raises ApiError where it cannot."""

@@ -16,6 +16,7 @@ from vlm_runtime import GenerationResult, ToolCall
 
 from .errors import ApiError
 from .fields import ResponsesBody
+from .ids import call_id
 from .residents import Residents
 from .sse import event, stream
 from .structure import structure
@@ -25,16 +26,19 @@ Messages = list[dict[str, Any]]
 
 
 class ResponseStore:
-    """Conversations of earlier responses, bounded; the oldest go first."""
+    """Conversations of earlier responses, bounded in number and bytes; the oldest go first."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most: int, max_bytes: int = 256 << 20) -> None:
+        self._most, self._max_bytes = most, max_bytes
         self._messages: OrderedDict[str, Messages] = OrderedDict()
+        self._sizes: dict[str, int] = {}
 
     def put(self, response_id: str, messages: Messages) -> None:
         self._messages[response_id] = messages
-        while len(self._messages) > self._most:
-            self._messages.popitem(last=False)
+        self._sizes[response_id] = _size(messages)
+        while len(self._messages) > self._most or sum(self._sizes.values()) > self._max_bytes:
+            oldest, _ = self._messages.popitem(last=False)
+            del self._sizes[oldest]
 
     def get(self, response_id: str) -> Messages:
         """Raises ApiError for one that is not, or no longer, kept."""
@@ -43,13 +47,23 @@ class ResponseStore:
         return self._messages[response_id]
 
 
+def _size(value: Any) -> int:
+    """About how many bytes a conversation takes."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return 64 + sum(_size(inner) for inner in value.values())
+    return 64 + sum(_size(inner) for inner in value) if isinstance(value, list) else 8
+
+
 async def respond(body: ResponsesBody, request: Request, residents: Residents, store: ResponseStore) -> Response:
     """Answer; `stream` by server-sent events."""
     resident = await residents.get(body.model, body.adapter_path)
     conversation = conversation_of(body, store)
     instructions: Messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    ask = _ask(body, instructions + conversation, resident.processor)
-    turn = await Turn.prepare(resident, ask, residents.settings)
+    turn = await Turn.prepare(
+        resident, lambda: _ask(body, instructions + conversation, resident.processor), residents.settings
+    )
     draft = _Draft(body, resident.name)
 
     def keep(text: str) -> None:
@@ -57,12 +71,13 @@ async def respond(body: ResponsesBody, request: Request, residents: Residents, s
             store.put(draft.id, [*conversation, draft.turn(text)])
 
     if body.stream:
-        return stream(_events(turn, draft, keep), lambda error: event({"type": "error", **error["error"]}, "error"))
+        events = _events(turn, draft, keep)
+        return stream(events, lambda error: event({"type": "error", **error["error"]}, "error"))
     (answer,) = await turn.whole(request)
     for call in answer.calls:
         draft.call(call)
     keep(answer.content)
-    return JSONResponse(draft.finished(answer.reasoning, answer.content, answer.last))
+    return JSONResponse(draft.finished(answer.reasoning, answer.content, answer.last, answer.reasoning_tokens))
 
 
 def conversation_of(body: ResponsesBody, store: ResponseStore) -> Messages:
@@ -74,14 +89,29 @@ def conversation_of(body: ResponsesBody, store: ResponseStore) -> Messages:
         return [*earlier, *body.messages]
     if isinstance(body.input, str):
         return [*earlier, {"role": "user", "content": body.input}]
-    return [*earlier, *(_message(index, item) for index, item in enumerate(body.input or []))]
+    messages: Messages = []
+    for index, item in enumerate(body.input or []):
+        message = _message(index, item)
+        if message is None:
+            continue
+        if "tool_calls" in message and messages and messages[-1]["role"] == "assistant":
+            # one answer's text and calls are items of their own here, one message to a template
+            calls = [*messages[-1].get("tool_calls", ()), *message["tool_calls"]]
+            messages[-1] = {**messages[-1], "tool_calls": calls}
+        else:
+            messages.append(message)
+    if not earlier and not messages:
+        raise ApiError(400, "input: expected at least one item", param="input")
+    return [*earlier, *messages]
 
 
-def _message(index: int, item: Mapping[str, Any]) -> dict[str, Any]:
-    """An input item as a message. Raises ApiError."""
+def _message(index: int, item: Mapping[str, Any]) -> dict[str, Any] | None:
+    """An input item as a message; None for earlier thoughts, which are not shown again. Raises ApiError."""
     kind = item.get("type", "message")
     if kind == "message" and "role" in item:
         return {"role": item["role"], "content": item.get("content")}
+    if kind == "reasoning":
+        return None
     if kind == "function_call_output":
         return {"role": "tool", "tool_call_id": item.get("call_id"), "content": item.get("output")}
     if kind == "function_call":
@@ -99,7 +129,7 @@ def _ask(body: ResponsesBody, messages: Messages, processor: Any) -> Ask:
     if most is not None:
         options["max_tokens"] = most
     if body.reasoning is not None:
-        unknown = set(body.reasoning) - {"effort", "summary", "generate_summary"}
+        unknown = {name for name, value in body.reasoning.items() if value is not None} - {"effort"}
         if unknown:
             raise ApiError(400, f"reasoning.{min(unknown)}: not supported", param=f"reasoning.{min(unknown)}")
         if body.reasoning.get("effort") is not None and body.enable_thinking is None:
@@ -110,8 +140,13 @@ def _ask(body: ResponsesBody, messages: Messages, processor: Any) -> Ask:
     if unknown:
         raise ApiError(400, f"text.{min(unknown)}: not supported", param=f"text.{min(unknown)}")
     form = text.get("format")
+    if form is not None and not isinstance(form, Mapping):
+        raise ApiError(400, "text.format: expected an object", param="text.format")
     if form is not None and form.get("type") == "json_schema" and "json_schema" not in form:
         form = {"type": "json_schema", "json_schema": {k: v for k, v in form.items() if k != "type"}}
+    for index, tool in enumerate(body.tools or []):
+        if tool.get("type") != "function":
+            raise ApiError(400, f"tools[{index}].type: expected function", param=f"tools[{index}].type")
     tools = [
         tool if "function" in tool else {"type": "function", "function": {k: v for k, v in tool.items() if k != "type"}}
         for tool in body.tools or []
@@ -173,7 +208,7 @@ class _Draft:
         item = {
             "type": "function_call",
             "id": f"fc_{uuid.uuid4().hex}",
-            "call_id": f"call_{uuid.uuid4().hex[:24]}",
+            "call_id": call_id(),
             "name": call.name,
             "arguments": call.arguments,
             "status": "completed",
@@ -189,7 +224,7 @@ class _Draft:
         ]
         return {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
 
-    def finished(self, reasoning: str, text: str, last: GenerationResult) -> dict[str, Any]:
+    def finished(self, reasoning: str, text: str, last: GenerationResult, thoughts: int) -> dict[str, Any]:
         is_cut = last.finish_reason == "length"
         status = "incomplete" if is_cut else "completed"
         said = [self.message(text, status)] if text or not self.calls else []
@@ -202,7 +237,7 @@ class _Draft:
                 "input_tokens": last.prompt_tokens,
                 "input_tokens_details": {"cached_tokens": last.cached_tokens},
                 "output_tokens": last.generation_tokens,
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": thoughts},
                 "total_tokens": last.total_tokens,
             },
         }
@@ -218,6 +253,7 @@ async def _events(turn: Turn, draft: _Draft, keep: Any) -> AsyncGenerator[str, N
 
     yield tell("response.created", response=draft.started())
     yield tell("response.in_progress", response=draft.started())
+    thoughts = 0
     reasoning: list[str] = []
     content: list[str] = []
     place: dict[str, Any] = {}
@@ -225,6 +261,7 @@ async def _events(turn: Turn, draft: _Draft, keep: Any) -> AsyncGenerator[str, N
     async with aclosing(turn.pieces()) as pieces:
         async for piece in pieces:
             last = piece.result
+            thoughts += piece.is_reasoning
             if piece.reasoning:
                 at = {"item_id": draft.reasoning_id, "output_index": 0, "content_index": 0}
                 if not reasoning:
@@ -246,7 +283,7 @@ async def _events(turn: Turn, draft: _Draft, keep: Any) -> AsyncGenerator[str, N
                 draft.call(call)
     assert last is not None, "a request ends with a result"
     text = "".join(content)
-    done = draft.finished("".join(reasoning), text, last)
+    done = draft.finished("".join(reasoning), text, last, thoughts)
     if content:
         yield tell("response.output_text.done", text=text, logprobs=[], **place)
         yield tell("response.content_part.done", part=draft.part(text), **place)

@@ -74,8 +74,9 @@ def _format(given: Mapping[str, Any] | None) -> GrammarSpec | None:
         case "json_object":
             return GrammarSpec.json_object()
         case "json_schema":
-            schema = (given.get("json_schema") or {}).get("schema")
-            if schema is None:
+            outer = given.get("json_schema")
+            schema = outer.get("schema") if isinstance(outer, Mapping) else None
+            if not isinstance(schema, Mapping):
                 raise ApiError(400, "response_format.json_schema.schema: expected a schema", param="response_format")
             return GrammarSpec.json_schema(schema)
         case kind:
