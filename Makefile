@@ -2,7 +2,7 @@
 UV ?= uv
 RUN = $(UV) run --no-sync
 
-.PHONY: check sync format lint types imports lock size test wheels new-family
+.PHONY: check sync format lint types imports lock size test wheels sanitize new-family
 
 check: format lint types imports lock size test
 
@@ -33,6 +33,9 @@ test:
 
 wheels:
 	$(RUN) python tests/packaging/check_wheels.py
+
+sanitize:
+	$(MAKE) -C packages/vlm-kernels/native sanitize
 
 new-family:
 	$(RUN) python tests/packaging/new_family.py $(NAME)
