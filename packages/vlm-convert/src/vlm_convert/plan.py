@@ -11,7 +11,16 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from vlm_models import Loaded, Quantization, named_parameters, pack_layers, packed_layers, quantizable, unpack_layers
+from vlm_models import (
+    Loaded,
+    Quantization,
+    named_parameters,
+    pack_layers,
+    packed_layers,
+    quantizable,
+    unpack_layers,
+    written_as_convolution,
+)
 
 from .errors import ConvertError
 from .recipes import Recipe
@@ -55,12 +64,16 @@ def plan_quantization(loaded: Loaded, recipe: Recipe, *, everything: bool) -> Pl
             )
     before, num_weights = byte_size(loaded.model), count_weights(loaded.model)
 
+    export = loaded.family.export_rules(loaded.config)
+
     def choose(path: str, layer: Any) -> Quantization | None:
         how = recipe(path)
         if how is None:
             kept[path] = "the recipe says so"
         elif not everything and any(fnmatchcase(path, pattern) for pattern in loaded.family.keep_full):
             kept[path] = "vision, audio and projectors stay in full precision"
+        elif written_as_convolution(export, path):
+            kept[path] = "it is written as a convolution"
         elif layer.weight.shape[-1] % how.group_size:
             kept[path] = f"its size does not divide by {how.group_size}"
         else:

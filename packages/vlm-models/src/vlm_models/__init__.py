@@ -21,7 +21,7 @@ from .core.config import ModelConfig, read_config
 from .core.family import Family, ProcessorFiles, TokenTable
 from .core.inputs import Features, Inputs, MediaItem, MediaKind, Output, Prompt, Span
 from .core.model import Model
-from .core.weights import apply_rules, renamed_path
+from .core.weights import apply_rules, renamed_path, written_as_convolution
 from .errors import (
     ConfigError,
     ModalityError,
@@ -91,6 +91,7 @@ __all__ = [
     "renamed_path",
     "resolve",
     "unpack_layers",
+    "written_as_convolution",
 ]
 
 del vlm_kernels

@@ -213,6 +213,12 @@ def renamed_path(rules: Sequence[Rule], path: str) -> str:
     return name.removesuffix(".weight")
 
 
+def written_as_convolution(rules: Sequence[Rule], path: str) -> bool:
+    """Whether the export rules write a layer's matrix as a convolution, which cannot be packed."""
+    name = f"{renamed_path(rules, path)}.weight"
+    return any(isinstance(rule, Unflatten) and _regex(rule.pattern).fullmatch(name) for rule in rules)
+
+
 def check_fit(tensors: Tensors, wanted: Shapes) -> None:
     """Raises WeightError unless names and shapes are exactly the model's."""
     missing = sorted(set(wanted) - set(tensors))
