@@ -29,6 +29,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek_ocr2/processing": {"vision_config": {"sam_config": {"image_size": 1024, "patch_size": 16}}},
     "gemma3/processing": {"mm_tokens_per_image": 256, "vision_config": {"image_size": 896, "patch_size": 14}},
     "gemma4/processing": {"vision_config": {"patch_size": 16, "pooling_kernel_size": 3}},
+    "gemma4_unified/processing": {
+        "vision_config": {"patch_size": 16, "pooling_kernel_size": 3},
+        "audio_config": {"audio_embed_dim": 640},
+    },
     "granite4_vision/processing": {"vision_config": {"image_size": 384, "patch_size": 16}},
     "idefics2/processing": {
         "perceiver_config": {"resampler_n_latents": 64},

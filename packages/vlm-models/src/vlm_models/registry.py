@@ -17,6 +17,7 @@ TABLE: dict[str, str] = {
     "florence2": "florence2",
     "gemma3": "gemma3",
     "gemma4": "gemma4",
+    "gemma4_unified": "gemma4_unified",
     "glm4v": "glm4v",
     "glm_ocr": "glm4v",
     "granite4_vision": "granite4_vision",

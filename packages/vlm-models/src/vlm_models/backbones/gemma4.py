@@ -47,8 +47,9 @@ class Gemma4Experts:
 @dataclass(frozen=True)
 class Gemma4Config:
     """Per layer: windows (None: full attention), heads as (key heads, head size), sources (the earlier layer whose keys it
-    reads, or None) and hidden sizes. ropes: of full and of sliding layers. per_layer: size of the embeddings per layer, 0
-    without; per_layer_vocab: entries of their table."""
+    reads, or None) and hidden sizes. blocks_everywhere: pictures see themselves in full layers too, and beyond windows.
+    ropes: of full and of sliding layers. per_layer: size of the embeddings per layer, 0 without; per_layer_vocab: entries
+    of their table."""
 
     vocab_size: int
     dim: int
@@ -62,6 +63,7 @@ class Gemma4Config:
     ropes: tuple[RopeConfig, RopeConfig]
     k_eq_v: bool
     sees_blocks: bool
+    blocks_everywhere: bool
     logit_cap: float | None
     pad: int
     per_layer: int
@@ -73,7 +75,9 @@ class Gemma4Config:
         return len(self.windows)
 
     @classmethod
-    def from_hf(cls, hf: Mapping[str, Any], *, blocks: str | None = None, per_layer: int = 256) -> Gemma4Config:
+    def from_hf(
+        cls, hf: Mapping[str, Any], *, blocks: str | None = None, per_layer: int = 256, blocks_everywhere: bool = False
+    ) -> Gemma4Config:
         """From a text_config. blocks, per_layer: what the class assumes where the file has no use_bidirectional_attention or
         hidden_size_per_layer_input. Raises ConfigError."""
         expect(hf, "tie_word_embeddings", True)
@@ -109,6 +113,7 @@ class Gemma4Config:
             ropes=_ropes(hf, kinds, sizes),
             k_eq_v=k_eq_v,
             sees_blocks=seen == "vision",
+            blocks_everywhere=blocks_everywhere,
             logit_cap=take(hf, "final_logit_softcapping", float, None),
             pad=take(hf, "pad_token_id", int, 0),
             per_layer=take(hf, "hidden_size_per_layer_input", int, per_layer),
@@ -167,7 +172,9 @@ class Gemma4Attention(nn.Module):
         self.num_heads, self.eps = config.num_heads, config.norm_eps
         self.num_kv_heads, size = config.heads[layer]
         window = config.windows[layer]
-        self.rules = AttentionRules(1.0, window, None, config.sees_blocks and window is not None)
+        everywhere = config.blocks_everywhere
+        sees = config.sees_blocks and (everywhere or window is not None)
+        self.rules = AttentionRules(1.0, window, None, sees, blocks_beyond_window=everywhere)
         self.q_proj = Linear(config.dim, config.num_heads * size, bias=False)
         self.q_norm = RMSNorm(size, config.norm_eps)
         self.o_proj = Linear(config.num_heads * size, config.dim, bias=False)

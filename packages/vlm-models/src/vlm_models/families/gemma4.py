@@ -14,9 +14,9 @@ from typing import Any
 import mlx.core as mx
 
 from ..backbones.gemma4 import Gemma4Config, Gemma4Decoder, gemma4_rules
-from ..core.config import expect, sub, take
+from ..core.config import expect, sub
 from ..core.family import Family, ProcessorFiles, TokenTable
-from ..core.inputs import Features, MediaItem, MediaKind
+from ..core.inputs import Features, MediaItem
 from ..core.weights import Rename, Rule
 from ..errors import ModalityError
 from ..fusion.gemma4 import Gemma4Embedder, Gemma4Model
@@ -32,45 +32,30 @@ _TOWERS = ("vision_tower", "embed_vision", "audio_tower", "embed_audio")
 
 @dataclass(frozen=True)
 class Config:
-    """audio: None in models that do not hear. media_tokens: ids that never stand for text, that of sounds among them even in
-    models that do not hear."""
+    """audio: None in models that do not hear."""
 
     vision: Gemma4VisionConfig
     audio: Gemma4AudioConfig | None
     text: Gemma4Config
     tokens: Gemma4Tokens
-    media_tokens: tuple[int, ...]
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         text = sub(hf, "text_config")
         expect(text, "model_type", "gemma4_text")
         hears = hf.get("audio_config") is not None
-        features: dict[MediaKind, int] = {
-            "image": take(hf, "image_token_id", int, 258_880),
-            "video": take(hf, "video_token_id", int, 258_884),
-            "audio": take(hf, "audio_token_id", int, 258_881),
-        }
-        media_tokens = tuple(features.values())
-        if not hears:
-            del features["audio"]
         return cls(
             Gemma4VisionConfig.from_hf(sub(hf, "vision_config")),
             Gemma4AudioConfig.from_hf(sub(hf, "audio_config")) if hears else None,
             Gemma4Config.from_hf(text),
-            Gemma4Tokens(
-                features,
-                (take(hf, "boi_token_id", int, 255_999), take(hf, "eoi_token_id", int, 258_882)),
-                (take(hf, "boa_token_id", int, 256_000), take(hf, "eoa_token_index", int, 258_883)),
-            ),
-            media_tokens,
+            Gemma4Tokens.from_hf(hf, hears=hears),
         )
 
 
 class Model(Gemma4Model):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.media_tokens = config.media_tokens
+        self.media_tokens = config.tokens.reserved
         self.vision_tower = Gemma4Vision(config.vision)
         self.embed_vision = Gemma4Embedder(config.vision.dim, config.text.dim, config.vision.norm_eps)
         if config.audio is not None:
@@ -89,7 +74,7 @@ class Model(Gemma4Model):
     def _heard(self, item: MediaItem) -> mx.array:
         if "audio_tower" not in self:
             raise ModalityError("this Gemma 4 has no audio tower and takes no audio")
-        return self.embed_audio(self.audio_tower(mx.array(item.arrays["mel"])[None]))[0]
+        return self.embed_audio(self.audio_tower(mx.array(item.arrays["frames"])[None]))[0]
 
 
 def weights(config: Config) -> Sequence[Rule]:

@@ -1,21 +1,22 @@
-"""Processing of Gemma 4: pictures that fill a budget of tokens, videos as stamped pictures, sounds as mel frames.
+"""Processing of Gemma 4: pictures that fill a budget of tokens, videos as stamped pictures, sounds as frames.
 
 picture   <boi> tokens <eoi>                 items hold pixels [1, patches, 3 patch^2], grid (1, rows, columns)
 video     00:02 <boi> tokens <eoi> 00:04...  [frames, patches, 3 patch^2], grid (frames, rows, columns)
-sound     <boa> tokens <eoa>                 mel [frames, bins]
+sound     <boa> tokens <eoa>                 frames [frames, size]
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
+from ..core.config import take
 from ..core.family import TokenTable
 from ..core.inputs import MediaItem, MediaKind, Span
 from ..errors import ProcessingError
-from .audio.mel import LogMel
 from .base import MediaOptions, Processing
 from .image.budget import BudgetStrategy
 from .video.sampling import check_video
@@ -23,15 +24,42 @@ from .video.sampling import check_video
 
 @dataclass(frozen=True)
 class Gemma4Tokens:
-    """Ids: what stands for a row of features by kind of media, and what is put around pictures and sounds."""
+    """Ids: what stands for a row of features by kind of media, and what is put around pictures and sounds. reserved: all that
+    never stand for text, that of sounds among them even in models that do not hear."""
 
     features: Mapping[MediaKind, int]
     picture: tuple[int, int]
     sound: tuple[int, int]
+    reserved: tuple[int, ...]
+
+    @classmethod
+    def from_hf(cls, hf: Mapping[str, Any], *, hears: bool) -> Gemma4Tokens:
+        """From config.json. Raises ConfigError."""
+        seen: dict[MediaKind, int] = {
+            "image": take(hf, "image_token_id", int, 258_880),
+            "video": take(hf, "video_token_id", int, 258_884),
+        }
+        heard: dict[MediaKind, int] = {"audio": take(hf, "audio_token_id", int, 258_881)}
+        return cls(
+            seen | heard if hears else seen,
+            (take(hf, "boi_token_id", int, 255_999), take(hf, "eoi_token_id", int, 258_882)),
+            (take(hf, "boa_token_id", int, 256_000), take(hf, "eoa_token_index", int, 258_883)),
+            (*seen.values(), *heard.values()),
+        )
+
+
+class Sounds(Protocol):
+    """float32 [samples] at `rate` a second -> float32 [frames, size]."""
+
+    @property
+    def rate(self) -> int: ...
+
+    def __call__(self, pcm: np.ndarray) -> np.ndarray: ...
 
 
 class Gemma4Processing(Processing):
-    """sounds: None where the model does not hear. blocks_seen: whether pictures see themselves in both directions."""
+    """sounds: None where the model does not hear. thinning: frames of a sound to a token, a power of two. blocks_seen: whether
+    pictures see themselves in both directions."""
 
     unpack_names = frozenset(
         {
@@ -51,15 +79,16 @@ class Gemma4Processing(Processing):
         images: BudgetStrategy,
         videos: BudgetStrategy,
         num_frames: int,
-        sounds: LogMel | None,
+        sounds: Sounds | None,
         *,
+        thinning: int = 4,
         blocks_seen: bool,
         table: TokenTable | None = None,
     ) -> None:
         super().__init__(table)
         self.tokens, self.token_ids = tokens, tokens.features
         self.images, self.videos, self.num_frames, self.sounds = images, videos, num_frames, sounds
-        self.blocks_seen = blocks_seen
+        self.thinning, self.blocks_seen = thinning, blocks_seen
 
     def image(self, rgb: np.ndarray, options: MediaOptions) -> MediaItem:
         patches, grid = self.images(rgb, options)
@@ -123,7 +152,7 @@ class Gemma4Processing(Processing):
         heard = _pairs(arrays, "input_features", "input_features_mask", 1)
         if heard and self.sounds is None:
             raise ProcessingError("input_features were given to a model that does not hear")
-        return items + [self._heard(mel[0, : int(mask.sum())]) for mel, mask in heard]
+        return items + [self._heard(frames[0, : int(mask.sum())]) for frames, mask in heard]
 
     def _unpadded(self, kind: MediaKind, patches: np.ndarray, places: np.ndarray) -> MediaItem:
         """Frames of one shape [n, L, D] whose places [n, L, 2] are (x, y), -1 for padding."""
@@ -138,9 +167,8 @@ class Gemma4Processing(Processing):
             kind, {"pixels": patches}, count, (len(patches), *grid), {"timestamps": times} if times else {}
         )
 
-    def _heard(self, mel: np.ndarray) -> MediaItem:
-        # halved twice, each time rounded up
-        return MediaItem("audio", {"mel": mel}, (len(mel) + 3) // 4)
+    def _heard(self, frames: np.ndarray) -> MediaItem:
+        return MediaItem("audio", {"frames": frames}, -(-len(frames) // self.thinning))
 
 
 def _pairs(
