@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import threading
 from collections.abc import Iterator
 
 import anthropic
@@ -142,3 +144,42 @@ def test_sound_is_refused_by_name(demo: str, sound: object) -> None:
     body = {"model": "demo", "messages": [{"role": "user", "content": content}], "stream": True, "max_tokens": 500}
     reply = httpx.post(f"{demo}/generate", json=body)
     assert reply.status_code == 400 and reply.json()["error"]["param"] == "input_audio"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"color": {"type": "string", "enum": ["red", "blue"]}},
+    "required": ["color"],
+    "additionalProperties": False,
+}
+
+
+def test_schemas_and_tools_bind_it_with_a_picture(client: openai.OpenAI) -> None:
+    messages = [user(part("blue"), QUESTION)]
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA, "strict": True}}
+    done = say(client, messages, response_format=form, max_tokens=300)
+    assert json.loads(done.choices[0].message.content)["color"] in ("red", "blue")
+    tools = [{"type": "function", "function": {"name": "paint", "parameters": SCHEMA}}]
+    for choice in ("required", {"type": "function", "function": {"name": "paint"}}):
+        (call,) = (
+            say(client, messages, tools=tools, tool_choice=choice, parallel_tool_calls=False, max_tokens=300)
+            .choices[0]
+            .message.tool_calls
+        )
+        assert call.function.name == "paint" and json.loads(call.function.arguments)["color"] in ("red", "blue")
+
+
+def test_unloading_waits_for_answers_under_way() -> None:
+    with running(Settings(model="demo")) as url:
+        body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 200, "stream": True}
+        body["logit_bias"] = {"258": -100}
+        with httpx.stream("POST", f"{url}/generate", json=body, timeout=60) as reply:
+            lines = reply.iter_lines()
+            assert next(lines).startswith("data: ")
+            unloading = threading.Thread(target=httpx.post, args=(f"{url}/unload",), kwargs={"json": {}, "timeout": 60})
+            unloading.start()
+            rest = [line for line in lines if line]
+        unloading.join()
+        assert rest[-1] == "data: [DONE]" and '"finish_reason": "length"' in rest[-2]
+        assert httpx.get(f"{url}/health").json()["models"] == []
+        assert httpx.post(f"{url}/generate", json={**body, "max_tokens": 1}, timeout=60).status_code == 200

@@ -88,7 +88,7 @@ def is_idle(resident: object) -> bool:
     return resident.in_use == 0 and all(engine.num_open == 0 for engine in resident.processor.engines.values())
 
 
-@pytest.mark.parametrize("seconds", [8, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [14, pytest.param(600, marks=pytest.mark.slow)])
 def test_a_crowd_gets_its_own_answers(app_and_url: tuple, seconds: float) -> None:
     app, url = app_and_url
     seen = asyncio.run(crowd(url, seconds))
