@@ -81,3 +81,16 @@ def test_every_stored_form_gives_the_same_experts(form: str, dim: int, hidden: i
     assert read.keys() == wanted.keys()
     for name in ("gate_proj", "up_proj", "down_proj"):
         assert mx.array_equal(read[f"m.experts.{name}.weight"], made[name].weight)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+@pytest.mark.parametrize("length", [2, 40])
+def test_experts_of_16_bits_run_on_every_device(dtype: mx.Dtype, length: int) -> None:
+    made, rng = experts(), np.random.default_rng(2)
+    x = mx.array(rng.normal(size=(1, length, 32)).astype(np.float32))
+    indices = mx.array(rng.integers(0, 5, size=(1, length, 2)))
+    expected = made(x, indices)
+    made.set_dtype(dtype)
+    ours = made(x.astype(dtype), indices)
+    assert ours.dtype == dtype
+    assert mx.abs(ours.astype(mx.float32) - expected).max().item() < 0.03 * mx.abs(expected).max().item()

@@ -32,8 +32,11 @@ class ExpertLinear(nn.Module):
 
     def __call__(self, x: mx.array, indices: mx.array, *, is_sorted: bool = False) -> mx.array:
         """x: [..., 1, in], indices: broadcasting with the leading axes -> [..., 1, out]."""
-        weight = self.weight.swapaxes(-1, -2)
-        return mx.gather_mm(x, weight, rhs_indices=indices, sorted_indices=is_sorted)
+        weight, dtype = self.weight.swapaxes(-1, -2), x.dtype
+        if mx.default_device().type == mx.DeviceType.cpu:
+            # MLX gathers nothing but float32 there
+            x, weight = x.astype(mx.float32), weight.astype(mx.float32)
+        return mx.gather_mm(x, weight, rhs_indices=indices, sorted_indices=is_sorted).astype(dtype)
 
     def quantized(self, how: Quantization) -> QuantizedExpertLinear:
         num, out_size, in_size = self.weight.shape
