@@ -40,7 +40,6 @@ class LogMel:
     high: float
     floor: float
     lead: int
-    floor_is_least: bool = False
     preemphasis: float = 0.0
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
@@ -96,7 +95,7 @@ class LogMel:
             first = frames[:, :1] * (1 - self.preemphasis)
             frames = np.concatenate([first, frames[:, 1:] - self.preemphasis * frames[:, :-1]], axis=1)
         mel = np.abs(np.fft.rfft(frames * self._window, n=self.fft)) @ self._filters
-        log = np.log(np.maximum(mel, self.floor) if self.floor_is_least else mel + self.floor)
+        log = np.log(mel + self.floor)
         if self.mean is not None:
             log = log - np.asarray(self.mean)
         if self.deviation is not None:
