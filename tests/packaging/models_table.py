@@ -19,7 +19,7 @@ from vlm_models.testing.logits import compute
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs/models"
 GOLDENS = ROOT / "packages/vlm-models/tests/goldens"
-SHARED_PAGES = {"qwen3_vl_moe": "qwen3_vl", "qwen3_5_moe": "qwen3_5", "gemma4_unified": "gemma4"}
+SHARED_PAGES = {"qwen3_vl_moe": "qwen3_vl", "qwen3_5_moe": "qwen3_5"}
 
 
 def parity(model_type: str) -> tuple[int, float, float]:
