@@ -45,16 +45,14 @@ def is_runnable(line: str) -> bool:
 RUNNABLE = [(page, line) for page, line in commands() if is_runnable(line)]
 
 
-@pytest.mark.parametrize(("page", "line"), RUNNABLE)
-def test_documented_command_runs(page: str, line: str) -> None:
-    words = shlex.split(line)
-    if words[0] == "vlm":
-        words = ["-m", "vlm_cli.main", *words[1:]]
-    elif words[0] == "python":
-        words = words[1:]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+@pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in RUNNABLE))
+def test_documented_commands_run_in_order(page: str) -> None:
+    for line in [line for where, line in RUNNABLE if where == page]:
+        words = shlex.split(line)
+        words = ["-m", "vlm_cli.main", *words[1:]] if words[0] == "vlm" else words[1:]
+        done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, (line, done.stderr)
+        assert done.stdout.strip(), line
 
 
 def test_the_readme_is_covered() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
 
 import anthropic
@@ -14,8 +15,9 @@ GREEDY = {"temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def client(server: Running) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0)
+def client(server: Running) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=server.url, api_key="none", max_retries=0) as opened:
+        yield opened
 
 
 def test_message_and_stream_say_the_same(client: anthropic.Anthropic, server: Running) -> None:

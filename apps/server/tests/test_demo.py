@@ -40,8 +40,9 @@ def demo() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def client(demo: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{demo}/v1", api_key="none", max_retries=0)
+def client(demo: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{demo}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
 
 
 def say(client: openai.OpenAI, messages: list, **options: object):

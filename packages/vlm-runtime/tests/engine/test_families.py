@@ -78,7 +78,8 @@ def test_pictures_and_text_go_all_the_way(name: str) -> None:
         model, processor = vlm_runtime.load(folder)
         try:
             for media in ({"image": picture}, {"audio": (np.zeros(8000, np.float32), 16000)}, {}):
-                if not media or next(iter(media)) in processor.family.modalities:
+                # some checkpoints of a family lack a tower that others have
+                if not media or next(iter(media)) in processor.processing.kinds:
                     answer(model, processor, media)
         finally:
             vlm_runtime.unload(processor)
