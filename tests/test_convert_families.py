@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from vlm_convert import convert
+from vlm_convert import convert, verify
 from vlm_models import TABLE, load
 from vlm_models.testing import golden
 from vlm_models.testing.logits import compute
@@ -36,3 +36,4 @@ def test_family_converts_and_runs(model_type: str, bits: int, tmp_path: Path) ->
     assert np.isfinite(logits).all()
     changed = not np.allclose(logits, compute(load(source), case.inputs)["logits"], atol=1e-6)
     assert changed == bool(done.plan.layers)
+    assert np.isfinite(verify(source, tmp_path / "once", num_prompts=1).kl)

@@ -10,7 +10,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from vlm_models import Attention, Loaded, MediaOptions, Prompt, load, module_at, packed_layers, plain_caches
+from vlm_models import Loaded, MediaOptions, Prompt, load, module_at, packed_layers
+from vlm_models.testing.forward import prefill
 from vlm_runtime import resolve_checkpoint
 
 from .errors import ConvertError
@@ -69,7 +70,7 @@ def generated_prompts(loaded: Loaded, count: int, seed: int) -> list[Prompt]:
     prompts = []
     for _ in range(count):
         text = generator.choice(ordinary, 48)
-        if "image" not in loaded.family.modalities or loaded.family.name in ("florence2",):
+        if "image" not in loaded.family.modalities:
             prompts.append(processing.prompt(text, []))
             continue
         pixels = generator.integers(0, 256, (84, 112, 3), dtype=np.uint8)
@@ -86,12 +87,7 @@ def _vocabulary(loaded: Loaded) -> int:
 
 def log_probabilities(loaded: Loaded, prompt: Prompt) -> np.ndarray:
     """float64 [L, V] at every position of a prompt."""
-    model = loaded.model
-    features = model.encode(prompt.items) if prompt.items else []
-    inputs = model.embed(mx.array(prompt.tokens[None]), features, prompt.spans)
-    plan = Attention.at(0, len(prompt), blocks=prompt.block_ids(0, len(prompt)))
-    caches = plain_caches(model.cache_spec(), dtype=inputs.embeds.dtype)
-    logits = model(inputs, mx.array(prompt.positions[:, None]), plan, caches).logits[0].astype(mx.float32)
+    logits = mx.array(prefill(loaded.model, prompt).logits)
     return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), np.float64)
 
 
