@@ -45,21 +45,47 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> tupl
 @click.option(
     "--bits", type=click.Choice(["2", "3", "4", "5", "6", "8"]), help="Quantize the text side.  [default: no]"
 )
-@click.option("--mode", type=click.Choice(["affine", "mxfp4", "mxfp8", "nvfp4"]), default="affine", show_default=True)
+@click.option("--mode", type=click.Choice(["affine", "mxfp4", "mxfp8", "nvfp4"]), help="[default: affine]")
+@click.option("-qa", "--quantize-activations", is_flag=True, help="mxfp8 and nvfp4: quantize the layers' inputs too.")
+@click.option("--layers", type=click.IntRange(1), help="Of the text side.  [default: all]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="bfloat16", show_default=True)
 @click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
 @click.option("--image", callback=_size, help="HEIGHTxWIDTH of a picture in front of the text.")
 @click.option("--generate", type=click.IntRange(2), default=64, show_default=True)
 @click.option("--repeat", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Append the result to this JSON file.")
-def run(bits: str | None, out: Path | None, **options: Any) -> None:
+def run(bits: str | None, mode: str | None, out: Path | None, **options: Any) -> None:
     """Measure one workload; JSON on standard output."""
     from .latency import Workload, measure
 
-    result = measure(Workload(bits=int(bits) if bits else None, **options))
-    if out is not None:
-        earlier = json.loads(out.read_text()) if out.exists() else []
-        out.write_text(json.dumps([*earlier, result], indent=1) + "\n")
+    own = {"mxfp4": 4, "mxfp8": 8, "nvfp4": 4}.get(mode or "affine")
+    if own is not None and bits not in (None, str(own)):
+        raise click.UsageError(f"{mode} has {own} bits, got --bits {bits}")
+    if mode == "affine" and bits is None:
+        raise click.UsageError("--mode affine needs --bits")
+    result = measure(Workload(bits=int(bits) if bits else own, mode=mode or "affine", **options))
+    _add(out, result)
+    click.echo(json.dumps(result, indent=1))
+
+
+@bench.command()
+@click.option("--geometry", required=True, type=click.Choice(sorted(GEOMETRIES)))
+@click.option("--rows", type=click.IntRange(1), multiple=True, default=(1, 8), show_default=True)
+@click.option("--layers", type=click.IntRange(1), help="Keep so many of the text's layers.  [default: all]")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="bfloat16", show_default=True)
+@click.option("--prompt-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--generate", type=click.IntRange(2), default=128, show_default=True)
+@click.option("--repeat", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--long-prompt", type=click.IntRange(0), default=8192, show_default=True, help="0: leave this out.")
+@click.option("--chunk-tokens", type=click.IntRange(1), default=2048, show_default=True)
+@click.option("--traced/--stepwise", default=None, help="Decode by traced graphs.  [default: on a GPU]")
+@click.option("--out", type=click.Path(path_type=Path), help="Append the result to this JSON file.")
+def throughput(rows: tuple[int, ...], out: Path | None, **options: Any) -> None:
+    """Measure many requests at once, and a short request behind a long prompt; JSON on standard output."""
+    from .throughput import Crowd, measure
+
+    result = measure(Crowd(rows=tuple(sorted(set(rows))), **options))
+    _add(out, result)
     click.echo(json.dumps(result, indent=1))
 
 
@@ -92,6 +118,12 @@ def plot(results: tuple[Path, ...], out: Path) -> None:
     from .plot import plot as draw
 
     draw({path.stem: _read(path) for path in results}, out)
+
+
+def _add(out: Path | None, result: dict[str, Any]) -> None:
+    if out is not None:
+        earlier = json.loads(out.read_text()) if out.exists() else []
+        out.write_text(json.dumps([*earlier, result], indent=1) + "\n")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ def name_of(result: dict[str, Any]) -> str:
     """A workload in words; results with the same name can be compared."""
     work = result["workload"]
     bits = "16-bit" if work["bits"] is None else f"{work['bits']}-bit {work['mode']}"
+    bits += " -qa" if work.get("quantize_activations") else ""
+    bits += "" if work.get("layers") is None else f" {work['layers']} layers"
     picture = "text" if work["image"] is None else "{}x{}".format(*work["image"])
     return f"{work['geometry']} {bits} {picture} {work['prompt_tokens']}+{work['generate']}"
 

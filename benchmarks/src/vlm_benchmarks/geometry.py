@@ -40,6 +40,28 @@ def _qwen2_vl(dim: int, hidden: int, layers: int, heads: int, kv_heads: int, voc
     }
 
 
+def _qwen2_5_vl(
+    dim: int, hidden: int, layers: int, heads: int, kv_heads: int, vocab: int, tied: bool
+) -> dict[str, Any]:
+    text = _qwen2_vl(dim, hidden, layers, heads, kv_heads, vocab, tied)
+    vision = {
+        "depth": 32,
+        "hidden_size": 1280,
+        "out_hidden_size": dim,
+        "num_heads": 16,
+        "intermediate_size": 3420,
+        "in_channels": 3,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+        "window_size": 112,
+        "fullatt_block_indexes": [7, 15, 23, 31],
+        "tokens_per_second": 2,
+        "hidden_act": "silu",
+    }
+    return {**text, "model_type": "qwen2_5_vl", "vision_config": vision, "max_position_embeddings": 128000}
+
+
 def _tiny() -> dict[str, Any]:
     config = _qwen2_vl(64, 128, 2, 4, 2, 151936, True)
     vision = {**_QWEN2_VISION, "depth": 2, "embed_dim": 64, "num_heads": 4, "hidden_size": 64}
@@ -49,5 +71,7 @@ def _tiny() -> dict[str, Any]:
 GEOMETRIES: dict[str, dict[str, Any]] = {
     "tiny": _tiny(),
     "qwen2-vl-2b": _qwen2_vl(1536, 8960, 28, 12, 2, 151936, True),
+    "qwen2.5-vl-3b": _qwen2_5_vl(2048, 11008, 36, 16, 2, 151936, True),
     "qwen2-vl-7b": _qwen2_vl(3584, 18944, 28, 28, 4, 152064, False),
+    "qwen2.5-vl-7b": _qwen2_5_vl(3584, 18944, 28, 28, 4, 152064, False),
 }

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from vlm_models import MediaOptions, Model, ProcessorFiles, Prompt
-from vlm_runtime import EngineCore, EngineOptions, Request, SamplingParams
+from vlm_runtime import EngineCore, EngineOptions, Request, SamplingParams, quantize_inputs
 
 from .geometry import GEOMETRIES
 from .machine import machine
@@ -23,7 +23,8 @@ from .random_model import build
 
 @dataclass(frozen=True)
 class Workload:
-    """What is run. image: (height, width) of one picture in front of the text, or None. generate: tokens per request."""
+    """What is run. image: (height, width) of one picture in front of the text, or None. generate: tokens per request.
+    quantize_activations: layers that can quantize their inputs do. layers: of the text side, None for all."""
 
     geometry: str
     bits: int | None = None
@@ -33,6 +34,8 @@ class Workload:
     image: tuple[int, int] | None = None
     generate: int = 64
     repeat: int = 3
+    quantize_activations: bool = False
+    layers: int | None = None
 
 
 def prompt_for(work: Workload, config: Any, processing: Any) -> Prompt:
@@ -67,7 +70,9 @@ def answer(model: Model, prompt: Prompt, num_tokens: int) -> tuple[float, float]
 
 def measure(work: Workload) -> dict[str, Any]:
     """Run a workload once to warm up and `repeat` times to measure; medians, with every run's figures beside them."""
-    model, kind, config = build(work.geometry, bits=work.bits, mode=work.mode, dtype=work.dtype)
+    model, kind, config = build(work.geometry, bits=work.bits, mode=work.mode, dtype=work.dtype, layers=work.layers)
+    if work.quantize_activations:
+        quantize_inputs(model)
     prompt = prompt_for(work, config, kind.processing(config, ProcessorFiles(), None))
     weights = mx.get_active_memory()
     answer(model, prompt, min(work.generate, 4))

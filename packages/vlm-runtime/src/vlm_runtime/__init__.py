@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .engine.front import Engine
     from .engine.settings import EngineOptions, EngineStats
     from .loading.hub import cached_models, resolve_checkpoint
+    from .loading.quantize import quantize_inputs
     from .media.policy import MediaPolicy
     from .options import GenerateOptions
     from .pool import ModelName, ModelPool
@@ -72,6 +73,7 @@ _HOMES = {
     "load": ".api",
     "load_config": ".api",
     "parse_tool_calls": ".text.tools",
+    "quantize_inputs": ".loading.quantize",
     "resolve_checkpoint": ".loading.hub",
     "stream_generate": ".api",
     "tool_grammar": ".text.tools.choice",
@@ -114,6 +116,7 @@ __all__ = [
     "load",
     "load_config",
     "parse_tool_calls",
+    "quantize_inputs",
     "resolve_checkpoint",
     "stream_generate",
     "tool_grammar",
