@@ -16,7 +16,7 @@ from vlm_kernels import gather_quantized_matmul
 
 from ..core.weights import Rename, Rule, Shapes, Stack, Tensors
 from ..errors import ConfigError, WeightError
-from .linear import Linear, Quantization
+from .linear import Linear, Packed, Quantization
 from .mlp import GatedMlp, gated
 
 # from so many rows on, rows of one expert are brought together before the product
@@ -50,7 +50,7 @@ class ExpertLinear(nn.Module):
         return result
 
 
-class QuantizedExpertLinear(nn.Module):
+class QuantizedExpertLinear(Packed):
     """Expert matrices, packed."""
 
     def __init__(self, num_experts: int, in_size: int, out_size: int, how: Quantization) -> None:
@@ -77,6 +77,14 @@ class QuantizedExpertLinear(nn.Module):
             mode=how.mode,
             sorted_indices=is_sorted,
         )
+
+
+    def dequantized(self, dtype: mx.Dtype) -> ExpertLinear:
+        weight = self.unpacked(dtype)
+        num, out_size, in_size = weight.shape
+        result = ExpertLinear(num, in_size, out_size)
+        result.weight = weight
+        return result
 
 
 class Experts(nn.Module):
