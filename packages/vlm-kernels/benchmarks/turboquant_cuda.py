@@ -1,4 +1,4 @@
-"""Check and time TurboQuant on an NVIDIA GPU: `python turboquant_cuda.py check|decode|prefill OUTPUT.json`.
+"""Check and time TurboQuant on an NVIDIA GPU: `python turboquant_cuda.py check|decode|sweep|prefill OUTPUT.json`.
 
 Random codes and norms stand for a cache, so that a long one costs nothing to make. Calls are chained (each query is the
 last result), because independent kernels of one graph would overlap. `check` wants MLX_ENABLE_TF32=0.
@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from vlm_kernels import turboquant
-from vlm_kernels.turboquant import cuda, reference
+from vlm_kernels.turboquant import cuda, kernels, reference
 from vlm_kernels.turboquant.masks import KeyMask
 
 Row = dict[str, Any]
@@ -112,6 +113,47 @@ def decode() -> Iterator[Row]:
             del keys, values
 
 
+def sweep() -> Iterator[Row]:
+    """Decode by the number of ranges of keys, and what its rotation and reduction take alone."""
+    for heads, kv_heads, size, num_keys in (
+        (32, 8, 128, 131_072),
+        (32, 8, 128, 524_288),
+        (28, 4, 128, 131_072),
+        (16, 4, 256, 131_072),
+        (32, 4, 512, 131_072),
+    ):
+        q = mx.random.normal((1, heads, 1, size)).astype(mx.bfloat16)
+        keys = random_store(1, kv_heads, num_keys, turboquant.Spec(3, size))
+        values = random_store(1, kv_heads, num_keys, turboquant.Spec(4, size))
+        mask = KeyMask(mx.array([num_keys], mx.int32))
+        times: dict[str, float] = {}
+        for per_processor in (1, 2, 3, 4, 5, 6, 8, 12):
+            splits = cuda.NUM_MULTIPROCESSORS * per_processor // kv_heads
+            if splits <= kernels.MAX_SPLITS:
+                attend = partial(
+                    cuda.decode_attention,
+                    cuda.dialect(),
+                    keys=keys,
+                    values=values,
+                    scale=0.1,
+                    mask=mask,
+                    num_splits=splits,
+                )
+                times[str(splits)] = 1e3 * milliseconds(attend, q)
+        best = min(times, key=lambda name: times[name])
+        rotate = partial(kernels.rotate, cuda.dialect(), factor=1.0, seed=keys.spec.seed)
+        rotation = milliseconds(rotate, q.astype(mx.float32))
+        yield {
+            "heads": f"{heads}/{kv_heads}",
+            "size": size,
+            "keys": num_keys,
+            "best": best,
+            "us": times[best],
+            "all": {name: round(time_us, 1) for name, time_us in times.items()},
+            "rotate_us": rotation * 1e3,
+        }
+
+
 def prefill() -> Iterator[Row]:
     heads, kv_heads, size, chunk = 28, 4, 128, 2048
     for num_keys in (2048, 8192, 32_768):
@@ -155,7 +197,7 @@ def encode_and_return(x: mx.array) -> mx.array:
 if __name__ == "__main__":
     mx.random.seed(0)
     rows: list[Row] = []
-    for row in {"check": check, "decode": decode, "prefill": prefill}[sys.argv[1]]():
+    for row in {"check": check, "decode": decode, "sweep": sweep, "prefill": prefill}[sys.argv[1]]():
         rows.append(row)
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
