@@ -73,3 +73,15 @@ def test_plot_writes_a_picture(tmp_path: Path) -> None:
 
 def test_names_tell_workloads_apart() -> None:
     assert name_of(result(1, 1)) != name_of(result(1, 1, "other"))
+
+
+def test_measures_requests_together_and_behind_a_long_prompt(tmp_path: Path) -> None:
+    out = tmp_path / "now.json"
+    sizes = ["--rows", "1", "--rows", "3", "--prompt-tokens", "8", "--generate", "6", "--long-prompt", "96"]
+    arguments = ["throughput", "--geometry", "tiny", "--layers", "1", "--repeat", "1", "--chunk-tokens", "32", *sizes]
+    done = CliRunner().invoke(bench, [*arguments, "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0
+    (measured,) = json.loads(out.read_text())
+    assert set(measured["rows"]) == {"1", "3"} and measured["rows"]["1"]["speedup"] == 1
+    assert all(row["decode_tps"] > 0 and row["time_to_first_token"] > 0 for row in measured["rows"].values())
+    assert 0 < measured["behind"]["short_behind"] < measured["behind"]["long_behind"]
