@@ -57,28 +57,36 @@ def relative(a: mx.array, b: mx.array) -> float:
 def check() -> Iterator[Row]:
     mask = mx.array(np.random.default_rng(1).random((2, 1, 1, 1000)) < 0.7)
     lengths = mx.array([900, 333], mx.int32)
-    for heads, kv_heads, queries, size, key_bits, value_bits, dtype, key_mask in (
-        (32, 8, 1, 128, 3, 4, mx.float32, KeyMask()),
-        (32, 8, 1, 128, 3, 4, mx.bfloat16, KeyMask(lengths, lengths - 1)),
-        (28, 4, 3, 128, 4, 3, mx.float32, KeyMask(lengths, lengths - 3, 100)),
-        (8, 2, 1, 64, 2, 1, mx.float32, KeyMask(array=mask)),
-        (16, 4, 2, 256, 3, 4, mx.float32, KeyMask(700, 698)),
-        (4, 2, 1, 512, 3, 4, mx.float32, KeyMask(700)),
-        (8, 2, 1, 80, 3, 4, mx.float32, KeyMask(lengths)),
-        (8, 2, 1, 128, 5, 8, mx.float32, KeyMask(lengths)),
-        (32, 8, 200, 128, 3, 4, mx.bfloat16, KeyMask(900, 700)),
-        (32, 8, 200, 128, 5, 8, mx.float16, KeyMask(lengths, lengths - 200)),
-        (32, 8, 40, 80, 3, 4, mx.bfloat16, KeyMask(900, 860, 30)),
+    before = tuple(mx.random.normal((2, 8, 50, 128)) for _ in range(2))
+    plain = turboquant.Extras()
+    for heads, kv_heads, queries, size, key_bits, value_bits, dtype, key_mask, extras in (
+        (32, 8, 1, 128, 3, 4, mx.float32, KeyMask(), plain),
+        (32, 8, 1, 128, 3, 4, mx.bfloat16, KeyMask(lengths, lengths - 1), plain),
+        (28, 4, 3, 128, 4, 3, mx.float32, KeyMask(lengths, lengths - 3, 100), plain),
+        (8, 2, 1, 64, 2, 1, mx.float32, KeyMask(array=mask), plain),
+        (16, 4, 2, 256, 3, 4, mx.float32, KeyMask(700, 698), plain),
+        (4, 2, 1, 512, 3, 4, mx.float32, KeyMask(700), plain),
+        (8, 2, 1, 80, 3, 4, mx.float32, KeyMask(lengths), plain),
+        (8, 2, 1, 128, 5, 8, mx.float32, KeyMask(lengths), plain),
+        (32, 8, 200, 128, 3, 4, mx.bfloat16, KeyMask(900, 700), plain),
+        (32, 8, 200, 128, 5, 8, mx.float16, KeyMask(lengths, lengths - 200), plain),
+        (32, 8, 40, 80, 3, 4, mx.bfloat16, KeyMask(900, 860, 30), plain),
+        (32, 8, 1, 128, 3, 4, mx.float32, KeyMask(lengths), turboquant.Extras(softcap=2.0)),
+        (32, 8, 1, 128, 5, 8, mx.float32, KeyMask(lengths), turboquant.Extras(softcap=2.0)),
+        (32, 8, 2, 128, 3, 4, mx.float32, KeyMask(lengths, lengths - 2), turboquant.Extras(prefix=before)),
+        (32, 8, 1, 128, 3, 4, mx.float32, KeyMask(lengths), turboquant.Extras(sinks=mx.arange(32) * 0.1)),
+        (32, 8, 200, 128, 3, 4, mx.bfloat16, KeyMask(900, 700), turboquant.Extras(prefix=before)),
     ):
         k, v = (mx.random.normal((2, kv_heads, 1000, size)) for _ in range(2))
         q = mx.random.normal((2, heads, queries, size)).astype(dtype)
         keys, values = turboquant.encode(k, key_bits), turboquant.encode(v, value_bits)
-        got = cuda.attention(q, keys, values, scale=size**-0.5, mask=key_mask)
+        got = cuda.attention(q, keys, values, scale=size**-0.5, mask=key_mask, extras=extras)
         # The definition in float32, so that its own rounding to 16 bits does not count.
-        want = reference.attention(q.astype(mx.float32), keys, values, scale=size**-0.5, mask=key_mask)
+        want = reference.attention(q.astype(mx.float32), keys, values, scale=size**-0.5, mask=key_mask, extras=extras)
         restored = turboquant.decode(keys)
         yield {
-            "case": f"{heads}/{kv_heads} L{queries} d{size} {key_bits}/{value_bits} bits {dtype}",
+            "case": f"{heads}/{kv_heads} L{queries} d{size} {key_bits}/{value_bits} bits {dtype}"
+            + "".join(f" {name}" for name in ("softcap", "sinks", "prefix") if getattr(extras, name) is not None),
             "error": relative(got, want),
             "distortion": relative(restored, k) ** 2,
             "distortion of the reference": relative(reference.decode(reference.encode(k, keys.spec)), k) ** 2,
@@ -131,8 +139,7 @@ def sweep() -> Iterator[Row]:
             splits = cuda.NUM_MULTIPROCESSORS * per_processor // kv_heads
             if splits <= kernels.MAX_SPLITS:
                 attend = partial(
-                    cuda.decode_attention,
-                    cuda.dialect(),
+                    decode_in_ranges,
                     keys=keys,
                     values=values,
                     scale=0.1,
@@ -152,6 +159,10 @@ def sweep() -> Iterator[Row]:
             "all": {name: round(time_us, 1) for name, time_us in times.items()},
             "rotate_us": rotation * 1e3,
         }
+
+
+def decode_in_ranges(q: mx.array, **options: Any) -> mx.array:
+    return cuda.decode_attention(cuda.dialect(), q, **options)[0]
 
 
 def prefill() -> Iterator[Row]:

@@ -55,6 +55,10 @@ inline float simd_max(float value) {
   return largest;
 }
 inline float exp2(float value) { return ::exp2f(value); }
+inline float log2(float value) { return ::log2f(value); }
+namespace precise {
+inline float tanh(float value) { return ::tanhf(value); }
+}  // namespace precise
 inline float exp(float value) { return ::expf(value); }
 inline float fmax(float a, float b) { return ::fmaxf(a, b); }
 inline float fmin(float a, float b) { return ::fminf(a, b); }

@@ -40,6 +40,10 @@ float simd_max(float value);
 float abs(float value);
 float sqrt(float value);
 float exp2(float value);
+float log2(float value);
+namespace precise {
+float tanh(float value);
+}
 float max(float x, float y);
 int max(int x, int y);
 float min(float x, float y);

@@ -30,6 +30,7 @@ Contract for a cache
 from __future__ import annotations
 
 from .codebook import Codebook, codebook
+from .extras import Extras
 from .ops import attention, decode, encode
 from .packed import Packed, allocate, write
 from .spec import DEFAULT_SEED, FORMAT_VERSION, Spec, split_bits
@@ -38,6 +39,7 @@ __all__ = [
     "DEFAULT_SEED",
     "FORMAT_VERSION",
     "Codebook",
+    "Extras",
     "Packed",
     "Spec",
     "allocate",

@@ -9,6 +9,7 @@ from vlm_kernels.attention import attention as attend
 
 from . import kernels, reference
 from .dense import dense_attention
+from .extras import NONE, Extras
 from .masks import KeyMask
 from .packed import Packed
 from .rotation import rotation_array
@@ -29,13 +30,17 @@ def encode(x: mx.array, spec: Spec) -> Packed:
     return Packed(codes, norms, spec)
 
 
-def attention(q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask) -> mx.array:
-    """`reference.attention`; an explicit mask takes the dense path."""
+def attention(
+    q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask, extras: Extras = NONE
+) -> mx.array:
+    """`reference.attention`; an explicit mask and extras take the dense path."""
     if not _built() or q.dtype not in (mx.float32, mx.float16, mx.bfloat16):
-        return reference.attention(q, keys, values, scale=scale, mask=mask)
-    if q.shape[2] >= MIN_DENSE_QUERIES or mask.array is not None:
+        return reference.attention(q, keys, values, scale=scale, mask=mask, extras=extras)
+    if q.shape[2] >= MIN_DENSE_QUERIES or mask.array is not None or extras.is_merged or extras.softcap:
         dtype = mx.float32 if q.dtype == mx.float32 else mx.float16
-        return dense_attention(_unpack, q, keys, values, scale=scale, mask=mask, attend=attend, dtype=dtype)
+        return dense_attention(
+            _unpack, q, keys, values, scale=scale, mask=mask, attend=attend, dtype=dtype, extras=extras
+        )
     batch, num_keys = q.shape[0], keys.norms.shape[2]
     inputs = [
         q,

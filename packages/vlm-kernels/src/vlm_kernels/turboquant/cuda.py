@@ -15,6 +15,7 @@ import numpy as np
 from . import kernels, reference
 from .codebook import codebook
 from .dense import dense_attention
+from .extras import NONE, Extras, with_extras
 from .kernels import Dialect
 from .masks import KeyMask
 from .packed import Packed
@@ -43,19 +44,31 @@ def encode(x: mx.array, spec: Spec) -> Packed:
     return kernels.encode(dialect(), x, spec) if x.size else reference.encode(x, spec)
 
 
-def attention(q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask) -> mx.array:
+def attention(
+    q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask, extras: Extras = NONE
+) -> mx.array:
     """`reference.attention` on CUDA."""
     if q.size == 0 or keys.norms.shape[2] < MIN_KEYS:
-        return reference.attention(q, keys, values, scale=scale, mask=mask)
+        return reference.attention(q, keys, values, scale=scale, mask=mask, extras=extras)
     if q.shape[2] >= MIN_DENSE_QUERIES:
-        # float32 queries ask for float32 arithmetic.
-        if q.dtype == mx.float32:
-            return reference.attention(q, keys, values, scale=scale, mask=mask)
+        # float32 queries ask for float32 arithmetic, and MLX's attention knows no softcap.
+        if q.dtype == mx.float32 or extras.softcap is not None:
+            return reference.attention(q, keys, values, scale=scale, mask=mask, extras=extras)
         unpack = functools.partial(kernels.unpack, dialect())
-        return dense_attention(unpack, q, keys, values, scale=scale, mask=mask)
+        return dense_attention(unpack, q, keys, values, scale=scale, mask=mask, extras=extras)
+    own = mask.after(extras.num_before)
+    dtype = mx.float32 if extras.is_merged else q.dtype
     if all(spec.head_size in HEAD_SIZES and spec.bits <= MAX_BITS for spec in (keys.spec, values.spec)):
-        return decode_attention(dialect(), q, keys, values, scale=scale, mask=mask)
-    return kernels.scan(dialect(), q, keys, values, scale, mask, 8 * NUM_MULTIPROCESSORS)
+        out, log_total = decode_attention(
+            dialect(), q, keys, values, scale=scale, mask=own, softcap=extras.softcap, dtype=dtype
+        )
+    else:
+        out, log_total = kernels.scan(
+            dialect(), q, keys, values, scale, own, 8 * NUM_MULTIPROCESSORS, softcap=extras.softcap, dtype=dtype
+        )
+    if not extras.is_merged:
+        return out
+    return with_extras(out, log_total, q, scale=scale, mask=mask, extras=extras).astype(q.dtype)
 
 
 def decode_attention(
@@ -67,8 +80,12 @@ def decode_attention(
     scale: float,
     mask: KeyMask,
     num_splits: int | None = None,
-) -> mx.array:
-    """Split-K attention on tensor cores; `num_splits` ranges of keys instead of as many as fill the device."""
+    softcap: float | None = None,
+    dtype: mx.Dtype | None = None,
+) -> tuple[mx.array, mx.array]:
+    """Split-K attention on tensor cores; `num_splits` ranges of keys instead of as many as fill the device.
+
+    Returns what `kernels.reduce` does."""
     batch, num_heads, length, head_size = q.shape
     num_kv_heads, num_keys = keys.norms.shape[1:]
     rows = num_heads // num_kv_heads * length
@@ -93,6 +110,7 @@ def decode_attention(
             "mask",
             "lengths",
             "offsets",
+            "softcap",
         ],
         ["partial", "stats"],
         ["decode.cu"],
@@ -101,10 +119,10 @@ def decode_attention(
   $shared float warp_stats[32 * COLUMN_TILES];
   $shared uint query_fragments[D * COLUMN_TILES > 256 ? 4 * D * COLUMN_TILES : 1];
   const int num_kv_heads = key_norms_shape[1], row = blockIdx.y / num_kv_heads;
-  turboquant_decode<D, DV, KEY_BITS, VALUE_BITS, DV_TILE, COLUMN_TILES, MASK>(
+  turboquant_decode<D, DV, KEY_BITS, VALUE_BITS, DV_TILE, COLUMN_TILES, MASK, CAPPED>(
       queries, key_codes, key_norms, value_codes, value_norms, key_table, value_table, mask, MASK_HEADS, MASK_QUERIES,
       key_norms_shape[2], num_kv_heads, queries_shape[1] / num_kv_heads * QUERIES, QUERIES, lengths[row], offsets[row],
-      CAUSAL, WINDOW, partial, stats, sums, warp_stats, query_fragments);
+      CAUSAL, WINDOW, softcap[0], partial, stats, sums, warp_stats, query_fragments);
 """,
     )
     # A level counts twice in the products of the kernel, hence the halves.
@@ -121,8 +139,10 @@ def decode_attention(
             mask_array,
             kernels.per_row(mask.lengths, batch, num_keys),
             kernels.per_row(mask.offsets, batch, 0),
+            kernels.constant((softcap or 0.0) * kernels.LOG2_E),
         ],
         template=[
+            ("CAPPED", softcap is not None),
             ("D", head_size),
             ("DV", value_size),
             ("KEY_BITS", keys.spec.bits),
@@ -139,7 +159,7 @@ def decode_attention(
         ],
         output_dtypes=[mx.float32, mx.float32],
     )
-    return kernels.reduce(language, partial, stats, codebook(values.spec.bits).step / 2, values.spec, q)
+    return kernels.reduce(language, partial, stats, codebook(values.spec.bits).step / 2, values.spec, q, dtype)
 
 
 def _num_blocks(value_size: int, column_tiles: int) -> int:

@@ -12,6 +12,8 @@ typedef unsigned int uint;
 #define GPU_ABS(x) fabsf(x)
 #define GPU_SQRT(x) sqrtf(x)
 #define GPU_EXP2(x) exp2f(x)
+#define GPU_LOG2(x) log2f(x)
+#define GPU_TANH(x) tanhf(x)
 #define GPU_MAX(x, y) fmaxf(x, y)
 #define GPU_FROM_LANE(x, lane) __shfl_sync(0xffffffffu, x, lane)
 #define GPU_FROM_XOR(x, mask) __shfl_xor_sync(0xffffffffu, x, mask)

@@ -143,14 +143,14 @@ struct TurboquantCodes {
 };
 
 // MASK: 0 none, 1 bool, 2 additive float. partial: [B * Hkv, splits, rows, DV]; stats: [B * Hkv, splits, rows, 2] with the
-// largest score (in powers of 2) and the sum of weights. Lane = 4 * group + pair.
-template <int D, int DV, int KEY_BITS, int VALUE_BITS, int DV_TILE, int COLUMN_TILES, int MASK, typename Mask>
+// largest score (in powers of 2) and the sum of weights. softcap: in powers of 2 too. Lane = 4 * group + pair.
+template <int D, int DV, int KEY_BITS, int VALUE_BITS, int DV_TILE, int COLUMN_TILES, int MASK, bool CAPPED, typename Mask>
 __device__ __forceinline__ void turboquant_decode(
     const float* __restrict__ queries, const uint* __restrict__ key_codes, const __nv_bfloat16* __restrict__ key_norms,
     const uint* __restrict__ value_codes, const __nv_bfloat16* __restrict__ value_norms,
     const uint* __restrict__ key_table, const uint* __restrict__ value_table, const Mask* __restrict__ mask,
     int mask_heads, int mask_queries, int num_keys, int num_kv_heads, int rows, int num_queries, int length, int offset,
-    bool causal, int window, float* __restrict__ partial, float* __restrict__ stats, float* __restrict__ sums,
+    bool causal, int window, float softcap, float* __restrict__ partial, float* __restrict__ stats, float* __restrict__ sums,
     float* __restrict__ warp_stats, uint* __restrict__ query_fragments) {
   constexpr int kSteps = D / 16, kParts = DV / DV_TILE, kKeyWarps = kTurboquantWarps / kParts, kTiles = DV_TILE / 16;
   constexpr int kRows = 4 * COLUMN_TILES;
@@ -287,6 +287,7 @@ __device__ __forceinline__ void turboquant_decode(
       for (int i = 0; i < 2; ++i) {
         score[n][i] =
             ((c[n][0][2 * i] + c[n][0][2 * i + 1]) + (c[n][1][2 * i] + c[n][1][2 * i + 1])) * float(key_norm[i]);
+        if (CAPPED) score[n][i] = softcap * tanhf(score[n][i] / softcap);
         if (MASK) {
           const int head = kv_head % num_kv_heads * (rows / num_queries) + row / num_queries;
           const Mask shown = mask[((size_t(kv_head / num_kv_heads) * mask_heads + (mask_heads > 1 ? head : 0)) *

@@ -7,12 +7,15 @@ rotated basis. float16 with the largest norm taken out carries three bits more t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 
+from .extras import NONE, Extras
 from .masks import KeyMask
 from .packed import Packed
 from .rotation import rotation_array
+from .spec import Spec
 
 WORKSPACE_BYTES = 128 * 2**20
 
@@ -32,18 +35,25 @@ def dense_attention(
     mask: KeyMask,
     attend: Attend = mx.fast.scaled_dot_product_attention,
     dtype: mx.Dtype = mx.float16,
+    extras: Extras = NONE,
 ) -> mx.array:
-    """`reference.attention` with queries, keys and values in `dtype` and float32 sums."""
+    """`reference.attention` with queries, keys and values in `dtype` and float32 sums. A softcap must be known to `attend`."""
     batch, num_heads, length, head_size = q.shape
     num_kv_heads, num_keys = keys.norms.shape[1:]
-    num_keys = min(num_keys, mask.max_length(num_keys))
+    before = extras.num_before
+    num_keys = max(0, min(num_keys, mask.max_length(num_keys + before) - before))
     group = num_heads // num_kv_heads
     key_peak, value_peak = _peak(keys), _peak(values)
+    if extras.prefix is not None:
+        key_peak = mx.maximum(key_peak, mx.abs(extras.prefix[0]).max().astype(mx.float32))
+        value_peak = mx.maximum(value_peak, mx.abs(extras.prefix[1]).max().astype(mx.float32))
     rotated = (q.astype(mx.float32) * (scale * key_peak)) @ rotation_array(head_size, keys.spec.seed)
     rotated = rotated.astype(dtype)
-    sdpa_mask, any_visible = _mask(mask, length, num_keys, dtype)
+    sdpa_mask, any_visible = _mask(mask, length, before + num_keys, dtype)
+    if extras.sinks is not None:
+        any_visible = None
 
-    head_bytes = dtype.size * batch * num_keys * (head_size + values.spec.head_size)
+    head_bytes = dtype.size * batch * max(1, before + num_keys) * (head_size + values.spec.head_size)
     step = max(1, min(num_kv_heads, WORKSPACE_BYTES // head_bytes))
     results: list[mx.array] = []
     for first in range(0, num_kv_heads, step):
@@ -55,14 +65,20 @@ def dense_attention(
         if results:
             # Without an order between the groups, all of them could be unpacked at once.
             queries = mx.depends([queries], [results[-1]])[0]
+        own = [unpack(keys, first, last, num_keys, _spread(1.0 / key_peak, queries)).astype(dtype)] if num_keys else []
+        given = (
+            [unpack(values, first, last, num_keys, _spread(1.0 / value_peak, queries)).astype(dtype)]
+            if num_keys
+            else []
+        )
+        if extras.prefix is not None:
+            own.insert(0, _rotated(extras.prefix[0][:, first:last], key_peak, keys.spec, dtype))
+            given.insert(0, _rotated(extras.prefix[1][:, first:last], value_peak, values.spec, dtype))
+        options: dict[str, Any] = {} if extras.softcap is None else {"softcap": extras.softcap}
+        if extras.sinks is not None:
+            options["sinks"] = extras.sinks[first * group : last * group].astype(dtype)
         results.append(
-            attend(
-                queries,
-                unpack(keys, first, last, num_keys, _spread(1.0 / key_peak, queries)).astype(dtype),
-                unpack(values, first, last, num_keys, _spread(1.0 / value_peak, queries)).astype(dtype),
-                scale=1.0,
-                mask=part,
-            )
+            attend(queries, mx.concatenate(own, axis=2), mx.concatenate(given, axis=2), scale=1.0, mask=part, **options)
         )
     out = mx.concatenate(results, axis=1) if len(results) > 1 else results[0]
     if any_visible is not None:
@@ -71,6 +87,11 @@ def dense_attention(
         values.spec.head_size, values.spec.seed, transposed=True
     )
     return out.astype(q.dtype)
+
+
+def _rotated(x: mx.array, peak: mx.array, spec: Spec, dtype: mx.Dtype) -> mx.array:
+    """Plain vectors as unpacked ones are: rotated, over `peak`."""
+    return ((x.astype(mx.float32) / peak) @ rotation_array(spec.head_size, spec.seed)).astype(dtype)
 
 
 def _peak(packed: Packed) -> mx.array:

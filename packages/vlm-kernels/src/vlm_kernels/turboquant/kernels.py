@@ -192,9 +192,18 @@ def unpack(dialect: Dialect, packed: Packed, first: int, last: int, num_keys: in
 
 
 def scan(
-    dialect: Dialect, q: mx.array, keys: Packed, values: Packed, scale: float, mask: KeyMask, num_blocks: int
-) -> mx.array:
-    """Split-K attention by SIMD groups: every head size and number of bits, few query rows."""
+    dialect: Dialect,
+    q: mx.array,
+    keys: Packed,
+    values: Packed,
+    scale: float,
+    mask: KeyMask,
+    num_blocks: int,
+    *,
+    softcap: float | None = None,
+    dtype: mx.Dtype | None = None,
+) -> tuple[mx.array, mx.array]:
+    """Split-K attention by SIMD groups: every head size and number of bits, few query rows. Returns what `reduce` does."""
     batch, num_heads, length, head_size = q.shape
     num_kv_heads, num_keys = keys.norms.shape[1:]
     rows = num_heads // num_kv_heads * length
@@ -216,6 +225,7 @@ def scan(
             "mask",
             "lengths",
             "offsets",
+            "softcap",
         ],
         ["partial", "stats"],
         ["rotate.h", "codes.h", "scan.h"],
@@ -226,10 +236,10 @@ def scan(
   $shared float sums[ROWS * DV];
   $shared float warp_stats[8 * ROWS];
   const int num_kv_heads = key_norms_shape[1], row = int(gpu_block.y) / num_kv_heads;
-  turboquant_scan<D, DV, KEY_BITS, VALUE_BITS, ROWS, MASK>(
+  turboquant_scan<D, DV, KEY_BITS, VALUE_BITS, ROWS, MASK, CAPPED>(
       queries, key_codes, key_norms, value_codes, value_norms, key_centroids, value_centroids, mask, MASK_HEADS,
       MASK_QUERIES, key_norms_shape[2], num_kv_heads, queries_shape[1] / num_kv_heads * QUERIES, QUERIES, lengths[row],
-      offsets[row], CAUSAL, WINDOW, key_codes_shape[3], value_codes_shape[3], partial, stats, q, key_table,
+      offsets[row], CAUSAL, WINDOW, softcap[0], key_codes_shape[3], value_codes_shape[3], partial, stats, q, key_table,
       value_table, sums, warp_stats, gpu_thread, int(gpu_block.x), int(gpu_blocks.x), int(gpu_block.y),
       int(gpu_block.z));
 """,
@@ -246,10 +256,12 @@ def scan(
             mask_array,
             per_row(mask.lengths, batch, num_keys),
             per_row(mask.offsets, batch, 0),
+            constant((softcap or 0.0) * LOG2_E),
         ],
         template=[
             ("D", head_size),
             ("DV", values.spec.head_size),
+            ("CAPPED", softcap is not None),
             ("KEY_BITS", keys.spec.bits),
             ("VALUE_BITS", values.spec.bits),
             ("ROWS", tile),
@@ -263,34 +275,45 @@ def scan(
         ],
         output_dtypes=[mx.float32, mx.float32],
     )
-    return reduce(dialect, partial, stats, 1.0, values.spec, q)
+    return reduce(dialect, partial, stats, 1.0, values.spec, q, dtype)
 
 
-def reduce(dialect: Dialect, partial: mx.array, stats: mx.array, step: float, spec: Spec, like: mx.array) -> mx.array:
-    """[B, H, L, DV]: the splits of each query row added up, times `step`, rotated back, in the shape and dtype of `like`."""
+def reduce(
+    dialect: Dialect,
+    partial: mx.array,
+    stats: mx.array,
+    step: float,
+    spec: Spec,
+    like: mx.array,
+    dtype: mx.Dtype | None = None,
+) -> tuple[mx.array, mx.array]:
+    """The splits of each query row added up, times `step`, rotated back, in the shape of `like`; `dtype` None: and in its dtype.
+
+    Returns [B, H, L, DV] and float32 [B, H, L], the logarithm of each row's total weight."""
     threads = dialect.block_threads
     kernel = dialect.kernel(
         "reduce",
         ["partial", "stats", "matrix", "step"],
-        ["out"],
+        ["out", "log_total"],
         ["rotate.h", "codes.h", "scan.h"],
         """
   $shared float weights[MAX_SPLITS];
   $shared float y[DV];
   $shared float scratch[THREADS];
-  turboquant_reduce<DV, THREADS>(partial, stats, matrix, step[0], partial_shape[1], partial_shape[2], out, weights, y,
-                                 scratch, gpu_thread, int(gpu_block.y), int(gpu_block.x));
+  turboquant_reduce<DV, THREADS>(partial, stats, matrix, step[0], partial_shape[1], partial_shape[2], out, log_total,
+                                 weights, y, scratch, gpu_thread, int(gpu_block.y), int(gpu_block.x));
 """,
     )
-    (out,) = kernel(
+    num_rows = partial.shape[0] * partial.shape[2]
+    out, log_total = kernel(
         inputs=[partial, stats, rotation_array(spec.head_size, spec.seed, transposed=True), constant(step)],
-        template=[("T", like.dtype), ("DV", spec.head_size), ("THREADS", threads), ("MAX_SPLITS", MAX_SPLITS)],
+        template=[("T", dtype or like.dtype), ("DV", spec.head_size), ("THREADS", threads), ("MAX_SPLITS", MAX_SPLITS)],
         grid=(partial.shape[2] * threads, partial.shape[0], 1),
         threadgroup=(threads, 1, 1),
-        output_shapes=[(*like.shape[:-1], spec.head_size)],
-        output_dtypes=[like.dtype],
+        output_shapes=[(*like.shape[:-1], spec.head_size), (max(8, num_rows),)],
+        output_dtypes=[dtype or like.dtype, mx.float32],
     )
-    return out
+    return out, log_total[:num_rows].reshape(like.shape[:-1])
 
 
 def stats_shape(num_rows: int) -> tuple[int]:

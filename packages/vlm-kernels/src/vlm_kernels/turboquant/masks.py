@@ -37,6 +37,17 @@ class KeyMask:
         """Keys beyond this index are hidden from every query, as far as the host knows."""
         return self.lengths if isinstance(self.lengths, int) else num_keys
 
+    def after(self, count: int) -> KeyMask:
+        """The same mask for the keys from index `count` on, counted from there."""
+        if count == 0:
+            return self
+        array = self.array
+        if array is not None and array.shape[-1] != 1:
+            array = array[..., count:]
+        lengths = None if self.lengths is None else self.lengths - count
+        offsets = None if self.offsets is None else self.offsets - count
+        return KeyMask(max(lengths, 0) if isinstance(lengths, int) else lengths, offsets, self.window, array)
+
     def apply(self, scores: mx.array, first_key: int) -> mx.array:
         """Masked scores; scores: [B, H, L, block] of the keys from `first_key` on."""
         length, block = scores.shape[2:]

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from . import kernels, reference
 from .dense import dense_attention
+from .extras import NONE, Extras, with_extras
 from .kernels import Dialect
 from .masks import KeyMask
 from .packed import Packed
@@ -33,13 +34,23 @@ def encode(x: mx.array, spec: Spec) -> Packed:
     return kernels.encode(dialect(), x, spec) if x.size else reference.encode(x, spec)
 
 
-def attention(q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask) -> mx.array:
+def attention(
+    q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask, extras: Extras = NONE
+) -> mx.array:
     """`reference.attention` on Metal."""
-    if q.size == 0 or keys.norms.size < MIN_SIZE or (mask.array is not None and mask.array.size < MIN_SIZE):
-        return reference.attention(q, keys, values, scale=scale, mask=mask)
+    own = mask.after(extras.num_before)
+    if q.size == 0 or keys.norms.size < MIN_SIZE or (own.array is not None and own.array.size < MIN_SIZE):
+        return reference.attention(q, keys, values, scale=scale, mask=mask, extras=extras)
     if q.shape[2] < MIN_DENSE_QUERIES:
-        return kernels.scan(dialect(), q, keys, values, scale, mask, NUM_BLOCKS)
-    if q.dtype == mx.float32:
-        return reference.attention(q, keys, values, scale=scale, mask=mask)
+        dtype = mx.float32 if extras.is_merged else q.dtype
+        out, log_total = kernels.scan(
+            dialect(), q, keys, values, scale, own, NUM_BLOCKS, softcap=extras.softcap, dtype=dtype
+        )
+        if not extras.is_merged:
+            return out
+        return with_extras(out, log_total, q, scale=scale, mask=mask, extras=extras).astype(q.dtype)
+    # float32 queries ask for float32 arithmetic, and MLX's attention knows no softcap.
+    if q.dtype == mx.float32 or extras.softcap is not None:
+        return reference.attention(q, keys, values, scale=scale, mask=mask, extras=extras)
     unpack = functools.partial(kernels.unpack, dialect())
-    return dense_attention(unpack, q, keys, values, scale=scale, mask=mask)
+    return dense_attention(unpack, q, keys, values, scale=scale, mask=mask, extras=extras)

@@ -10,6 +10,8 @@ using namespace metal;
 #define GPU_ABS(x) metal::abs(x)
 #define GPU_SQRT(x) metal::sqrt(x)
 #define GPU_EXP2(x) metal::exp2(x)
+#define GPU_LOG2(x) metal::log2(x)
+#define GPU_TANH(x) metal::precise::tanh(x)
 #define GPU_MAX(x, y) metal::max(x, y)
 #define GPU_FROM_LANE(x, lane) simd_shuffle(x, ushort(lane))
 #define GPU_FROM_XOR(x, mask) simd_shuffle_xor(x, ushort(mask))

@@ -8,6 +8,7 @@ from vlm_kernels.dispatch import Op
 from vlm_kernels.errors import KernelError
 
 from . import cpu, cuda, metal, reference
+from .extras import NONE, Extras
 from .masks import KeyMask
 from .packed import Packed
 from .spec import DEFAULT_SEED, Spec
@@ -50,6 +51,7 @@ def attention(
     offsets: int | mx.array | None = None,
     window: int | None = None,
     mask: mx.array | None = None,
+    extras: Extras = NONE,
 ) -> mx.array:
     """softmax(scale * q k^T + mask) v on packed keys and values, never unpacking more than a block of them.
 
@@ -62,6 +64,7 @@ def attention(
         offsets: position of each row's first query: one int, or int32 [B]; makes attention causal.
         window: with offsets, how many keys up to and including its own position a query sees.
         mask: bool (True attends) or additive, broadcastable to [B, H, L, S].
+        extras: plain tokens before the packed ones, capped scores, sinks.
 
     A query that sees no key gives zeros.
 
@@ -69,8 +72,9 @@ def attention(
         KernelError: shapes that do not belong together.
     """
     _check_shapes(q, keys, values)
+    _check_extras(q, keys, values, extras)
     key_mask = KeyMask(lengths, offsets, window, mask)
-    return _attention(q, keys, values, scale=scale, mask=key_mask)
+    return _attention(q, keys, values, scale=scale, mask=key_mask, extras=extras)
 
 
 def _check_shapes(q: mx.array, keys: Packed, values: Packed) -> None:
@@ -85,3 +89,12 @@ def _check_shapes(q: mx.array, keys: Packed, values: Packed) -> None:
             f"turboquant: expected queries [{batch}, multiple of {num_kv_heads}, L, {keys.spec.head_size}], "
             f"got {q.shape}"
         )
+
+
+def _check_extras(q: mx.array, keys: Packed, values: Packed, extras: Extras) -> None:
+    if extras.sinks is not None and extras.sinks.shape != (q.shape[1],):
+        raise KernelError(f"turboquant: expected a sink for each of {q.shape[1]} heads, got {extras.sinks.shape}")
+    for plain, packed in zip(extras.prefix or (), (keys, values), strict=False):
+        want = (*packed.norms.shape[:2], extras.num_before, packed.spec.head_size)
+        if plain.shape != want:
+            raise KernelError(f"turboquant: expected plain tokens {want} before the packed ones, got {plain.shape}")

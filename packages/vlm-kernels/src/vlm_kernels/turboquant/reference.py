@@ -10,10 +10,13 @@ Arithmetic is float32, results have the dtype of x or q. `attention` is differen
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import mlx.core as mx
 
 from .codebook import codebook
+from .extras import NONE, Extras
 from .masks import KeyMask
 from .packed import Packed
 from .packing import pack, unpack
@@ -62,35 +65,52 @@ def rotated_values(packed: Packed) -> mx.array:
     return centroids * packed.norms[..., None].astype(mx.float32)
 
 
-def attention(q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask) -> mx.array:
+def attention(
+    q: mx.array, keys: Packed, values: Packed, *, scale: float, mask: KeyMask, extras: Extras = NONE
+) -> mx.array:
     """Online softmax over blocks of `KEY_BLOCK` keys: at no time is more than one block unpacked."""
     batch, num_heads, length, head_size = q.shape
     num_kv_heads, num_keys = keys.norms.shape[1:]
     group = (batch, num_kv_heads, num_heads // num_kv_heads * length)
-    rotated = (q.astype(mx.float32) * scale) @ rotation_array(keys.spec.head_size, keys.spec.seed)
-    rotated = rotated.reshape(*group, head_size)
+    before = extras.num_before
+    key_rotation = rotation_array(keys.spec.head_size, keys.spec.seed)
+    value_rotation = rotation_array(values.spec.head_size, values.spec.seed)
+    rotated = ((q.astype(mx.float32) * scale) @ key_rotation).reshape(*group, head_size)
 
     peak = mx.full((*group, 1), -mx.inf, mx.float32)
     total = mx.zeros((*group, 1), mx.float32)
     result = mx.zeros((*group, values.spec.head_size), mx.float32)
-    for first in range(0, min(num_keys, mask.max_length(num_keys)), KEY_BLOCK):
-        last = min(first + KEY_BLOCK, num_keys)
-        scores = rotated @ rotated_values(_block(keys, first, last, peak)).swapaxes(-1, -2)
-        scores = mask.apply(scores.reshape(batch, num_heads, length, -1), first).reshape(*group, -1)
+    if extras.sinks is not None:
+        sinks = extras.sinks.astype(mx.float32).reshape(1, num_kv_heads, -1, 1)
+        peak = mx.broadcast_to(sinks, (*group[:2], num_heads // num_kv_heads, length)).reshape(*group, 1)
+        total = mx.ones_like(total)
+
+    def add(scores: mx.array, block_values: Callable[[mx.array], mx.array], first: int) -> None:
+        nonlocal peak, total, result
+        scores = extras.cap(scores).reshape(batch, num_heads, length, -1)
+        scores = mask.apply(scores, first).reshape(*group, -1)
         new_peak = mx.maximum(peak, scores.max(axis=-1, keepdims=True))
         # A row that has not yet seen a key keeps the peak -inf, and exp(-inf + inf) must not become NaN.
         base = mx.where(mx.isinf(new_peak), 0.0, new_peak)
         weights, keep = mx.exp(scores - base), mx.exp(peak - base)
         total = total * keep + weights.sum(axis=-1, keepdims=True)
-        result = result * keep + weights @ rotated_values(_block(values, first, last, weights))
+        result = result * keep + weights @ block_values(weights)
         peak = new_peak
+
+    if extras.prefix is not None:
+        plain_keys, plain_values = (array.astype(mx.float32) for array in extras.prefix)
+        add(rotated @ (plain_keys @ key_rotation).swapaxes(-1, -2), lambda _: plain_values @ value_rotation, 0)
+    for first in range(0, min(num_keys, mask.max_length(num_keys + before) - before), KEY_BLOCK):
+        last = min(first + KEY_BLOCK, num_keys)
+        scores = rotated @ _rotated_block(keys, first, last, peak).swapaxes(-1, -2)
+        add(scores, partial(_rotated_block, values, first, last), before + first)
     result = result / mx.maximum(total, 1e-30)
     result = result @ rotation_array(values.spec.head_size, values.spec.seed, transposed=True)
     return result.reshape(batch, num_heads, length, -1).astype(q.dtype)
 
 
-def _block(packed: Packed, first: int, last: int, after: mx.array) -> Packed:
+def _rotated_block(packed: Packed, first: int, last: int, after: mx.array) -> mx.array:
     """The vectors [first, last), available once `after` is: without an order, all blocks could be unpacked at once."""
     codes, norms = packed.codes[:, :, first:last], packed.norms[:, :, first:last]
     codes, norms = mx.depends([codes, norms], [after])
-    return Packed(mx.stop_gradient(codes), mx.stop_gradient(norms), packed.spec)
+    return rotated_values(Packed(mx.stop_gradient(codes), mx.stop_gradient(norms), packed.spec))

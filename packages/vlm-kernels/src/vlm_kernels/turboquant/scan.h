@@ -8,14 +8,14 @@
 #define TURBOQUANT_SCAN_H
 
 // MASK: 0 none, 1 bool, 2 additive float. partial: [B * Hkv, splits, rows, DV]; stats: [B * Hkv, splits, rows, 2] with the
-// largest score (in powers of 2) and the sum of weights. extent: rows, queries, mask heads, mask queries.
-template <int D, int DV, int KEY_BITS, int VALUE_BITS, int ROWS, int MASK, typename Mask>
+// largest score (in powers of 2) and the sum of weights. softcap: in powers of 2 too. extent: rows, queries, mask heads, mask queries.
+template <int D, int DV, int KEY_BITS, int VALUE_BITS, int ROWS, int MASK, bool CAPPED, typename Mask>
 GPU_FUNCTION void turboquant_scan(const GPU_DEVICE float* queries, const GPU_DEVICE uint* key_codes,
                                   const GPU_DEVICE GPU_BFLOAT* key_norms, const GPU_DEVICE uint* value_codes,
                                   const GPU_DEVICE GPU_BFLOAT* value_norms, const GPU_DEVICE float* key_centroids,
                                   const GPU_DEVICE float* value_centroids, const GPU_DEVICE Mask* mask, int mask_heads,
                                   int mask_queries, int num_keys, int num_kv_heads, int rows, int num_queries,
-                                  int length, int offset, bool causal, int window, int key_words, int value_words,
+                                  int length, int offset, bool causal, int window, float softcap, int key_words, int value_words,
                                   GPU_DEVICE float* partial, GPU_DEVICE float* stats, GPU_SHARED float* q,
                                   GPU_SHARED float* key_table, GPU_SHARED float* value_table, GPU_SHARED float* sums,
                                   GPU_SHARED float* warp_stats, int thread_id, int split, int num_splits, int kv_head,
@@ -71,6 +71,7 @@ GPU_FUNCTION void turboquant_scan(const GPU_DEVICE float* queries, const GPU_DEV
       s += GPU_FROM_XOR(s, 1);
       s += GPU_FROM_XOR(s, 2);
       s *= norm;
+      if (CAPPED) s = softcap * GPU_TANH(s / softcap);
       const int row = first_row + r < rows ? first_row + r : rows - 1, query = row % num_queries;
       if (MASK) {
         const int head = kv_head % num_kv_heads * (rows / num_queries) + row / num_queries;
@@ -162,11 +163,13 @@ GPU_FUNCTION void turboquant_scan(const GPU_DEVICE float* queries, const GPU_DEV
     if (first_row + i / DV < rows) partial[out_row * DV + i] = sums[i];
 }
 
-// One block per query row: its splits added up, divided, rotated back. y: [DV], scratch: [THREADS].
+// One block per query row: its splits added up, divided, rotated back; `log_total` gets the natural logarithm of the sum of all
+// weights. y: [DV], scratch: [THREADS].
 template <int DV, int THREADS, typename T>
 GPU_FUNCTION void turboquant_reduce(const GPU_DEVICE float* partial, const GPU_DEVICE float* stats,
                                     const GPU_DEVICE float* matrix, float step, int num_splits, int rows,
-                                    GPU_DEVICE T* out, GPU_SHARED float* weights, GPU_SHARED float* y,
+                                    GPU_DEVICE T* out, GPU_DEVICE float* log_total, GPU_SHARED float* weights,
+                                    GPU_SHARED float* y,
                                     GPU_SHARED float* scratch, int thread_id, int kv_head, int row) {
   constexpr int kGroups = THREADS / DV > 0 ? THREADS / DV : 1;
   const int lane = thread_id % 32, group = thread_id / DV, d = thread_id % DV;
@@ -186,6 +189,8 @@ GPU_FUNCTION void turboquant_reduce(const GPU_DEVICE float* partial, const GPU_D
 
   // A row that saw no key gives zeros.
   const float factor = total > 0.0f ? step / total : 0.0f;
+  if (thread_id == 0)
+    log_total[kv_head * rows + row] = total > 0.0f ? (peak + GPU_LOG2(total)) * 0.69314718f : GPU_NONE;
   if (THREADS >= DV) {
     float sum = 0.0f;
 #pragma unroll 8
