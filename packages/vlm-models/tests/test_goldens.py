@@ -15,11 +15,13 @@ GOLDENS = {g.name: g for g in golden.find(ROOT) if g.config("hub").get("model_ty
 FIRST = {name.split("/")[0]: g for name, g in reversed(GOLDENS.items())}
 
 each_golden = pytest.mark.parametrize("name", GOLDENS)
-each_layout = pytest.mark.parametrize("layout", ["hub", "transformers"])
+each_layout = pytest.mark.parametrize(
+    ("name", "layout"),
+    [(name, layout) for name, g in GOLDENS.items() for layout in g.layouts if layout in golden.LAYOUTS],
+)
 
 
 @each_layout
-@each_golden
 def test_logits_and_greedy_tokens_equal_the_reference(name: str, layout: str) -> None:
     conformance.assert_parity(GOLDENS[name], layout)
 
@@ -35,7 +37,6 @@ def test_batch_equals_singles(name: str) -> None:
 
 
 @each_layout
-@each_golden
 def test_rules_are_idempotent(name: str, layout: str) -> None:
     conformance.assert_rules_idempotent(GOLDENS[name], layout)
 

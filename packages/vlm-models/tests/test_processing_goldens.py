@@ -46,6 +46,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llava_onevision/processing": {"vision_config": {"image_size": 384, "patch_size": 14}},
     "mistral3/processing": {"vision_config": {"image_size": 1540, "patch_size": 14}},
     "paligemma/processing": {"vision_config": {"image_size": 224, "patch_size": 14}},
+    "phi4_multimodal/processing": {
+        "audio_config": {"input_size": 80},
+        "vision_config": {"image_size": 448, "crop_size": 448, "patch_size": 14},
+    },
     "pixtral/processing": {"vision_config": {"image_size": 1024, "patch_size": 16}},
     "smolvlm/processing": {"scale_factor": 3, "vision_config": {"image_size": 384, "patch_size": 14}},
 }

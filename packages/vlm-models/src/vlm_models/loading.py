@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +35,9 @@ class Loaded:
     files: ProcessorFiles
 
     def processing(self, table: TokenTable | None = None) -> Processing:
-        return self.family.processing(self.config, self.files, table)
+        processing = self.family.processing(self.config, self.files, table)
+        processing.whole_beyond = self.model.whole_beyond
+        return processing
 
 
 def load(
@@ -149,7 +152,28 @@ def read_processor_files(folder: Path) -> ProcessorFiles:
     image = optional("preprocessor_config.json") or processor.get("image_processor") or {}
     video = optional("video_preprocessor_config.json") or processor.get("video_processor") or {}
     audio = processor.get("feature_extractor") or processor.get("audio_processor") or {}
-    return ProcessorFiles(image, video, audio, processor)
+    return ProcessorFiles(image, video, audio, processor, AddedTokens(folder / "tokenizer.json"))
+
+
+class AddedTokens(Mapping[str, int]):
+    """The added tokens of a tokenizer.json; the file, which may be large, is read when a token is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        added = read_json(self.path).get("added_tokens", []) if self.path.is_file() else []
+        return {token["content"]: token["id"] for token in added}
+
+    def __getitem__(self, text: str) -> int:
+        return self._ids[text]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
 
 
 def generation_config(folder: Path | str) -> dict[str, Any]:

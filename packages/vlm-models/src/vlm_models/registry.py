@@ -30,6 +30,8 @@ TABLE: dict[str, str] = {
     "mistral3": "mistral3",
     "paddleocr_vl": "paddleocr_vl",
     "paligemma": "paligemma",
+    "phi4_multimodal": "phi4_multimodal",
+    "phi4mm": "phi4_multimodal",
     "pixtral": "llava",
     "qwen2_5_vl": "qwen2_5_vl",
     "qwen2_vl": "qwen2_vl",

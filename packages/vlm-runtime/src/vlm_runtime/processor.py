@@ -108,8 +108,7 @@ class Processor:
 
     def count_placeholders(self, text: str) -> dict[MediaKind, int]:
         """How many media of each kind a prompt speaks of."""
-        marks = {kind: self.processing.placeholder(kind) for kind in self.kinds}
-        return {kind: text.count(mark) for kind, mark in marks.items()}
+        return self.processing.mentions(text)
 
     def apply_chat_template(
         self,
@@ -141,7 +140,7 @@ class Processor:
             enable_thinking=enable_thinking,
             chat_template=chat_template,
             placeholder=self.placeholder,
-            placeholders=[self.processing.placeholder(kind) for kind in self.kinds],
+            placeholders=list(self.processing.spellings),
             **variables,
         )
 

@@ -56,6 +56,8 @@ class Processing:
     """
 
     token_ids: Mapping[MediaKind, int] = {}
+    # longer prompts are never cut (see Model.whole_beyond, which the loader hands on)
+    whole_beyond: int | None = None
 
     def __init__(self, table: TokenTable | None = None) -> None:
         self.table = table
@@ -108,19 +110,29 @@ class Processing:
         """The items in the order of their placeholders in the pieces; items of one kind are taken as they come.
 
         Raises PlaceholderError where counts differ."""
-        kinds = {self.placeholder(kind): kind for kind in self.kinds}
-        found = [kinds[mark.group()] for piece in pieces for mark in self._marks().finditer(piece)]
+        spellings = self.spellings
+        found = [spellings[mark.group()] for piece in pieces for mark in self._marks().finditer(piece)]
         waiting = {kind: [item for item in items if item.kind == kind] for kind in self.kinds}
-        for text, kind in kinds.items():
+        for kind in self.kinds:
             if found.count(kind) != len(waiting[kind]):
                 raise PlaceholderError(
-                    f"the prompt has {found.count(kind)} {kind} placeholder(s) {text!r} "
+                    f"the prompt has {found.count(kind)} {kind} placeholder(s) {self.placeholder(kind)!r} "
                     f"but {len(waiting[kind])} {kind}(s) were given"
                 )
         return [waiting[kind].pop(0) for kind in found]
 
+    @property
+    def spellings(self) -> Mapping[str, MediaKind]:
+        """Every text that `expand` takes for a placeholder, with its kind. Default: each kind's placeholder."""
+        return {self.placeholder(kind): kind for kind in self.kinds}
+
+    def mentions(self, text: str) -> dict[MediaKind, int]:
+        """How many media of each kind a text has placeholders for."""
+        found = [self.spellings[mark.group()] for mark in self._marks().finditer(text)]
+        return {kind: found.count(kind) for kind in self.kinds}
+
     def _marks(self) -> re.Pattern[str]:
-        marks = sorted((self.placeholder(kind) for kind in self.kinds), key=len, reverse=True)
+        marks = sorted(self.spellings, key=len, reverse=True)
         return re.compile("|".join(re.escape(mark) for mark in marks) or "(?!)")
 
     def prompt(self, tokens: Sequence[int] | np.ndarray, items: Sequence[MediaItem]) -> Prompt:
@@ -128,7 +140,10 @@ class Processing:
         ids = np.asarray(tokens, dtype=np.int32)
         spans = self.locate(ids, items)
         positions, delta = self.positions(ids, items, spans)
-        return Prompt(ids, positions, tuple(items), spans, delta, self.blocks(ids, items, spans))
+        blocks = self.blocks(ids, items, spans)
+        if self.whole_beyond is not None and len(ids) > self.whole_beyond:
+            blocks = ((0, len(ids)),)
+        return Prompt(ids, positions, tuple(items), spans, delta, blocks)
 
     def places(self, tokens: np.ndarray) -> list[tuple[tuple[MediaKind, ...], np.ndarray]]:
         """Indices of feature tokens, with the kinds of media that may stand there. Kinds that share a token share places."""
