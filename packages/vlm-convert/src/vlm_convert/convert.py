@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from vlm_models import (
     packed_layers,
     quantizable,
     read_config,
-    renamed_path,
+    written_paths,
 )
 from vlm_runtime import resolve_checkpoint
 
@@ -119,7 +119,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     rules = loaded.family.export_rules(loaded.config)
-    config = described(read_config(source).to_dict(), plan, default, lambda path: renamed_path(rules, path))
+    config = described(read_config(source).to_dict(), plan, default, lambda path: written_paths(rules, path))
     tensors = dict(named_parameters(loaded.model))
     tensors = apply_rules(rules, tensors, {}, is_mlx=True)
     # the model must not hold on to what is written and done with
@@ -130,7 +130,7 @@ def _write(
 
 
 def described(
-    config: dict[str, Any], plan: Plan, default: Quantization | None, name_of: Callable[[str], str]
+    config: dict[str, Any], plan: Plan, default: Quantization | None, names_of: Callable[[str], Sequence[str]]
 ) -> dict[str, Any]:
     """config.json with the quantization written down: the most common form as default, the rest as exceptions by path."""
     config.pop("quantization", None)
@@ -141,7 +141,7 @@ def described(
     entry: dict[str, Any] = _entry(common)
     for path, how in sorted(plan.layers.items()):
         if how != common:
-            entry[name_of(path)] = _entry(how)
+            entry |= dict.fromkeys(names_of(path), _entry(how))
     return {**config, "quantization": entry, "quantization_config": entry}
 
 

@@ -14,6 +14,7 @@ import mlx.nn as nn
 from vlm_models import (
     Loaded,
     Quantization,
+    apply_rules,
     named_parameters,
     pack_layers,
     packed_layers,
@@ -62,7 +63,7 @@ def plan_quantization(loaded: Loaded, recipe: Recipe, *, everything: bool) -> Pl
             raise ConvertError(
                 f"{path} is quantized already ({how.bits}-bit {how.mode}); convert it with --dequantize first"
             )
-    before, num_weights = byte_size(loaded.model), count_weights(loaded.model)
+    before, num_weights = byte_size(loaded), count_weights(loaded.model)
 
     export = loaded.family.export_rules(loaded.config)
 
@@ -82,12 +83,12 @@ def plan_quantization(loaded: Loaded, recipe: Recipe, *, everything: bool) -> Pl
 
     recipe.check_used([*already, *(path for path, _ in quantizable(loaded.model))])
     done = pack_layers(loaded.model, choose)
-    return Plan({**already, **done}, kept, before, byte_size(loaded.model), num_weights)
+    return Plan({**already, **done}, kept, before, byte_size(loaded), num_weights)
 
 
 def plan_copy(loaded: Loaded) -> Plan:
     """No layer changes its form."""
-    size = byte_size(loaded.model)
+    size = byte_size(loaded)
     return Plan(packed_layers(loaded.model), {}, size, size, count_weights(loaded.model))
 
 
@@ -95,13 +96,17 @@ def plan_dequantize(loaded: Loaded, dtype: mx.Dtype) -> Plan:
     """Unpack every packed layer in place (lazily). Raises ConvertError where there is none."""
     if not packed_layers(loaded.model):
         raise ConvertError("dequantize: the checkpoint is not quantized")
-    before, num_weights = byte_size(loaded.model), count_weights(loaded.model)
+    before, num_weights = byte_size(loaded), count_weights(loaded.model)
     unpack_layers(loaded.model, dtype)
-    return Plan({}, {}, before, byte_size(loaded.model), num_weights)
+    return Plan({}, {}, before, byte_size(loaded), num_weights)
 
 
-def byte_size(model: nn.Module) -> int:
-    return sum(value.nbytes for _, value in named_parameters(model))
+def byte_size(loaded: Loaded) -> int:
+    """Of the model as it is written."""
+    rules = loaded.family.export_rules(loaded.config)
+    return sum(
+        value.nbytes for value in apply_rules(rules, dict(named_parameters(loaded.model)), {}, is_mlx=True).values()
+    )
 
 
 def count_weights(model: nn.Module) -> int:

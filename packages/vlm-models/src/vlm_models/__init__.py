@@ -21,7 +21,7 @@ from .core.config import ModelConfig, read_config
 from .core.family import Family, ProcessorFiles, TokenTable
 from .core.inputs import Features, Inputs, MediaItem, MediaKind, Output, Prompt, Span
 from .core.model import Model
-from .core.weights import apply_rules, renamed_path, written_as_convolution
+from .core.weights import apply_rules, written_as_convolution, written_paths
 from .errors import (
     ConfigError,
     ModalityError,
@@ -88,10 +88,10 @@ __all__ = [
     "quantizable",
     "quantization_scheme",
     "read_config",
-    "renamed_path",
     "resolve",
     "unpack_layers",
     "written_as_convolution",
+    "written_paths",
 ]
 
 del vlm_kernels

@@ -182,6 +182,21 @@ class Unflatten:
 
 
 @dataclass(frozen=True)
+class Copy:
+    """Copy(path, new): what the module `path` holds, where it is packed, under another module's path too, for writing: readers
+    that keep a tied head as a matrix of its own need it packed alike."""
+
+    path: str
+    new: str
+
+    def apply(self, tensors: Tensors, wanted: Shapes, is_mlx: bool) -> Tensors:
+        if f"{self.path}.scales" not in tensors:
+            return tensors
+        parts = {name: value for name, value in tensors.items() if name.rpartition(".")[0] == self.path}
+        return tensors | {f"{self.new}.{name.rpartition('.')[2]}": value for name, value in parts.items()}
+
+
+@dataclass(frozen=True)
 class Apply:
     """Apply(pattern, function): a change of values that no other rule expresses. Must leave its own result alone; give a
     test `unless` on the name -> shape table where it would not."""
@@ -211,6 +226,12 @@ def renamed_path(rules: Sequence[Rule], path: str) -> str:
         if isinstance(rule, Rename):
             name = rule.name(name)
     return name.removesuffix(".weight")
+
+
+def written_paths(rules: Sequence[Rule], path: str) -> tuple[str, ...]:
+    """The module paths under which the export rules write a packed layer."""
+    own = renamed_path(rules, path)
+    return (own, *(rule.new for rule in rules if isinstance(rule, Copy) and rule.path == own))
 
 
 def written_as_convolution(rules: Sequence[Rule], path: str) -> bool:

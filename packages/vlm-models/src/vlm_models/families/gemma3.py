@@ -18,10 +18,10 @@ from ..backbones.gemma import GemmaConfig, GemmaDecoder
 from ..core.config import check, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem
-from ..core.weights import Flatten, Rename, Rule
+from ..core.weights import Copy, Flatten, Rename, Rule
 from ..errors import ConfigError
 from ..fusion.gemma import GemmaModel
-from ..fusion.model import decoder_rules, tower_rules
+from ..fusion.model import conversion_names, decoder_rules, tower_rules
 from ..layers.norm import RMSNorm
 from ..processing.base import Processing, pick
 from ..processing.gemma import BracketedPictures
@@ -43,6 +43,7 @@ class Config:
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         vision = SiglipConfig.from_hf(sub(hf, "vision_config"))
+        tied = take(hf, "tie_word_embeddings", bool, True)
         num_tokens = take(hf, "mm_tokens_per_image", int, 256)
         side = math.isqrt(num_tokens)
         check(
@@ -51,7 +52,7 @@ class Config:
         )
         return cls(
             vision,
-            GemmaConfig.from_hf(sub(hf, "text_config"), "gemma3_text"),
+            GemmaConfig.from_hf(sub(hf, "text_config"), "gemma3_text", tied=tied),
             num_tokens,
             take(hf, "image_token_index", int, take(hf, "image_token_id", int, 262144)),
             (
@@ -96,9 +97,15 @@ def weights(config: Config) -> Sequence[Rule]:
     return (
         *tower_rules(),
         Rename("model.multi_modal_projector.*", "multi_modal_projector.*"),
-        *decoder_rules(tied=True),
+        *decoder_rules(tied=config.text.tied),
         Flatten("vision_tower.embeddings.patch_embedding.weight"),
     )
+
+
+def mlx_names(config: Config) -> Sequence[Rule]:
+    """Readers elsewhere keep the tied head as a matrix of its own."""
+    names = conversion_names(config.vision.channels, config.vision.patch)
+    return (*names, Copy("language_model.model.embed_tokens", "language_model.lm_head"))
 
 
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
@@ -118,4 +125,5 @@ FAMILY = Family(
     processing=processing,
     modalities=("image",),
     keep_full=("vision_tower.*", "multi_modal_projector.*"),
+    mlx_names=mlx_names,
 )
