@@ -20,7 +20,12 @@ GOLDENS = {made.manifest["family"]: made for made in golden.find_sounds(ROOT) if
 # the golden whose checkpoint hears, where not every one does; its tokenizer is the one of the sounds' prompts
 HEARS = {"gemma4": "gemma4/e"}
 # sizes that published processors belong to, where the tiny checkpoints have others
-AUDIO_CONFIGS = {"gemma4_unified": {"audio_embed_dim": 640}, "phi4_multimodal": {"input_size": 80}}
+AUDIO_CONFIGS = {
+    "gemma3n": {"input_feat_size": 128},
+    "gemma4_unified": {"audio_embed_dim": 640},
+    "phi4_multimodal": {"input_size": 80},
+}
+OTHER_CONFIGS = {"gemma3n": {"audio_soft_tokens_per_image": 188}}
 # families that hear sounds of any length
 ANY_LENGTH = ("gemma4_unified", "phi4_multimodal")
 # how the reference names what an item holds, and its mask, which there may be for several sounds alone
@@ -43,9 +48,10 @@ def processing_of(name: str) -> tuple[Processing, Table]:
     folder = ROOT / HEARS.get(name, f"{name}/base")
     config = golden.Golden(folder).config("hub")
     config["audio_config"] |= AUDIO_CONFIGS.get(name, {})
+    config |= OTHER_CONFIGS.get(name, {})
     # sounds are as published, pictures as the tiny checkpoint has them
     heard, seen = read_processor_files(GOLDENS[name].folder / "hub"), read_processor_files(folder / "hub")
-    files = replace(seen, audio=heard.audio or heard.image)
+    files = replace(seen, audio=heard.audio or heard.image, processor={})
     table = Table(folder / "shared/tokenizer.json")
     kind = family(config["model_type"])
     return kind.processing(kind.config(config), files, table), table

@@ -28,6 +28,12 @@ LARGE = 200_000
 CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek_ocr2/processing": {"vision_config": {"sam_config": {"image_size": 1024, "patch_size": 16}}},
     "gemma3/processing": {"mm_tokens_per_image": 256, "vision_config": {"image_size": 896, "patch_size": 14}},
+    "gemma3n/processing": {
+        "audio_soft_tokens_per_image": 188,
+        "vision_soft_tokens_per_image": 256,
+        "audio_config": {"input_feat_size": 128},
+        "vision_config": {"model_args": {"msfa_output_resolution": 16}},
+    },
     "gemma4/processing": {"vision_config": {"patch_size": 16, "pooling_kernel_size": 3}},
     "gemma4_unified/processing": {
         "vision_config": {"patch_size": 16, "pooling_kernel_size": 3},

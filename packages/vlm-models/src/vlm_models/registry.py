@@ -16,6 +16,7 @@ TABLE: dict[str, str] = {
     "deepseek_ocr2": "deepseek_ocr2",
     "florence2": "florence2",
     "gemma3": "gemma3",
+    "gemma3n": "gemma3n",
     "gemma4": "gemma4",
     "gemma4_unified": "gemma4_unified",
     "glm4v": "glm4v",

@@ -119,7 +119,7 @@ class GemmaConfig:
             norm_eps=take(hf, "rms_norm_eps", float),
             scale=take(hf, "query_pre_attn_scalar", float, float(head_dim)) ** -0.5,
             windows=_windows(hf, layers) if name != "gemma" else (None,) * layers,
-            ropes=_ropes(hf, head_dim) if third else (RopeConfig.from_hf(hf, head_dim),) * 2,
+            ropes=two_ropes(hf, head_dim) if third else (RopeConfig.from_hf(hf, head_dim),) * 2,
             bias=take(hf, "attention_bias", bool, False),
             has_post_norms=name != "gemma",
             qk_norm=third,
@@ -156,7 +156,8 @@ def _windows(hf: Mapping[str, Any], layers: int) -> tuple[int | None, ...]:
     return tuple(window if kind == "sliding_attention" else None for kind in types)
 
 
-def _ropes(hf: Mapping[str, Any], head_dim: int) -> tuple[RopeConfig, RopeConfig]:
+def two_ropes(hf: Mapping[str, Any], head_dim: int) -> tuple[RopeConfig, RopeConfig]:
+    """Of full and of sliding layers: by kind of layer as transformers 5 saves them, or rope_theta and rope_local_base_freq."""
     if isinstance(hf.get("rope_parameters"), Mapping):
         full, local = (
             RopeConfig.from_hf(hf, head_dim, layer_type=kind) for kind in ("full_attention", "sliding_attention")

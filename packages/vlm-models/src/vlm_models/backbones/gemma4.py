@@ -86,7 +86,7 @@ class Gemma4Config:
         kinds = _kinds(hf, layers)
         window = take(hf, "sliding_window", int, 512)
         shared = take(hf, "num_kv_shared_layers", int, 0)
-        sources = _sources(kinds, shared)
+        sources = shared_sources(kinds, shared)
         hidden = take(hf, "intermediate_size", int, 9216)
         wide = take(hf, "use_double_wide_mlp", bool, False)
         k_eq_v = take(hf, "attention_k_eq_v", bool, False)
@@ -143,7 +143,7 @@ def _heads(hf: Mapping[str, Any], kinds: Sequence[str], k_eq_v: bool) -> tuple[t
     return tuple((take(o, "num_key_value_heads", int, common[0]), take(o, "head_dim", int, common[1])) for o in own)
 
 
-def _sources(kinds: Sequence[str], shared: int) -> tuple[int | None, ...]:
+def shared_sources(kinds: Sequence[str], shared: int) -> tuple[int | None, ...]:
     """For each of the last `shared` layers the last one before them of its kind; None for the others."""
     first = len(kinds) - shared
     last = {kind: index for index, kind in enumerate(kinds[:first])}
@@ -159,7 +159,7 @@ def _ropes(
     def of(kind: str) -> RopeConfig:
         dims = {size for (_, size), own in zip(sizes, kinds, strict=True) if own == kind}
         check(len(dims) <= 1, f"{kind} layers have heads of different sizes {sorted(dims)}")
-        return RopeConfig.from_hf(given, dims.pop() if dims else 2, layer_type=kind)
+        return RopeConfig.from_hf(given, dims.pop() if dims else 2, layer_type=kind).fixed()
 
     return of("full_attention"), of("sliding_attention")
 
@@ -257,7 +257,7 @@ class Gemma4Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = Embedding(config.vocab_size, config.dim)
-        self.layers = [Gemma4Layer(config, layer) for layer in range(config.num_layers)]
+        self.layers = [self._layer(layer) for layer in range(config.num_layers)]
         self.norm = RMSNorm(config.dim, config.norm_eps)
         if config.per_layer:
             width = config.num_layers * config.per_layer
@@ -265,6 +265,9 @@ class Gemma4Decoder(nn.Module):
             self.per_layer_model_projection = Linear(config.dim, width, bias=False)
             self.per_layer_projection_norm = RMSNorm(config.per_layer, config.norm_eps)
         self._ropes = tuple(Rope(rope) for rope in config.ropes)
+
+    def _layer(self, layer: int) -> nn.Module:
+        return Gemma4Layer(self.config, layer)
 
     def embed(self, tokens: mx.array) -> mx.array:
         """[B, L] -> [B, L, dim]."""
@@ -297,9 +300,12 @@ class Gemma4Decoder(nn.Module):
             own = None if extra is None else extra[:, :, i]
             x = layer(x, full if config.windows[i] is None else local, attention, layer_cache, own)
         hidden = self.norm(x)
-        logits = self.embed_tokens.as_linear(selected(hidden, select))
-        cap = config.logit_cap
-        return Output(logits if cap is None else mx.tanh(logits / cap) * cap, hidden)
+        return Output(self.head(selected(hidden, select)), hidden)
+
+    def head(self, hidden: mx.array) -> mx.array:
+        """[B, n, dim] -> logits [B, n, V], softly capped."""
+        logits, cap = self.embed_tokens.as_linear(hidden), self.config.logit_cap
+        return logits if cap is None else mx.tanh(logits / cap) * cap
 
     def cache_spec(self) -> tuple[CacheSpec, ...]:
         return tuple(self._remembers(layer) for layer in range(self.config.num_layers))

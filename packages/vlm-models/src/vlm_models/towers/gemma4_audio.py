@@ -43,6 +43,7 @@ class Gemma4AudioConfig:
     clipped: bool
     norm_eps: float
     out: int
+    key_scale: float = math.log(1 + math.e) / math.log(2)
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Gemma4AudioConfig:
@@ -129,7 +130,7 @@ class AudioAttention(nn.Module):
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         scale = q.shape[-1] ** -0.5 / math.log(2) * nn.softplus(self.per_dim_scale.astype(mx.float32))
-        q, k = q * scale, k * (math.log(1 + math.e) / math.log(2))
+        q, k = q * scale, k * config.key_scale
         relative = split_heads(self.relative_k_proj(distances)[None].astype(mx.float32), config.num_heads)
         back = mx.arange(length)[:, None] - mx.arange(length)[None]
         places = mx.broadcast_to(mx.clip(back, 0, config.reach - 1), (*q.shape[:2], length, length))
@@ -197,7 +198,7 @@ class Gemma4Audio(nn.Module):
         self.subsample_conv_projection = SubsampleProjection(config)
         self.layers = [AudioLayer(config) for _ in range(config.depth)]
         self.output_proj = Linear(config.dim, config.out)
-        self._distances = _sinusoids(config)
+        self._distances = sinusoids(config)
 
     def __call__(self, mel: mx.array) -> mx.array:
         """Log mel frames [n, T, F] without padding -> [n, ceil(ceil(T / 2) / 2), out]."""
@@ -208,7 +209,7 @@ class Gemma4Audio(nn.Module):
         return self.output_proj(x)
 
 
-def _sinusoids(config: Gemma4AudioConfig) -> mx.array:
+def sinusoids(config: Gemma4AudioConfig) -> mx.array:
     """[reach, dim] by distance: sine then cosine, at geometric rates from 1 to 1 / 10000."""
     count = config.dim // 2
     rates = np.exp(np.arange(count) * (-math.log(10000.0) / max(count - 1, 1)))

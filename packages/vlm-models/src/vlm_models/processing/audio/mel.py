@@ -28,8 +28,9 @@ def mel_filters(num_bins: int, num_mels: int, low: float, high: float, rate: int
 
 @dataclass(frozen=True)
 class LogMel:
-    """Sizes in samples, frequencies in hertz. lead: samples of silence in front. preemphasis: share of the sample before that
-    is taken off. mean, deviation: per mel bin."""
+    """Sizes in samples, frequencies in hertz. lead: samples of silence in front. multiple: silence behind fills up to one of it.
+    preemphasis: share of the sample before that is taken off. mean, deviation: per mel bin. adds_floor: the floor is added to
+    each bin; else it is the least that a bin counts."""
 
     num_mels: int
     rate: int
@@ -45,6 +46,8 @@ class LogMel:
     deviation: tuple[float, ...] | None = None
     scale: float = 1.0
     longest: int = 480_000
+    multiple: int = 1
+    adds_floor: bool = True
 
     @classmethod
     def from_files(cls, files: Mapping[str, Any]) -> LogMel:
@@ -85,7 +88,7 @@ class LogMel:
             raise ProcessingError(
                 f"a sound of {len(pcm) / self.rate:.1f} s is longer than the model's {self.longest / self.rate:.0f} s; cut it"
             )
-        padded = np.pad(pcm * np.float32(self.scale), (self.lead, 0))
+        padded = np.pad(pcm * np.float32(self.scale), (self.lead, -len(pcm) % self.multiple))
         # a frame is cut with one sample more, which pre-emphasis needs
         if len(padded) < self.frame + 1:
             raise ProcessingError(f"a sound of {len(pcm)} samples is too short for one frame")
@@ -95,7 +98,7 @@ class LogMel:
             first = frames[:, :1] * (1 - self.preemphasis)
             frames = np.concatenate([first, frames[:, 1:] - self.preemphasis * frames[:, :-1]], axis=1)
         mel = np.abs(np.fft.rfft(frames * self._window, n=self.fft)) @ self._filters
-        log = np.log(mel + self.floor)
+        log = np.log(mel + self.floor if self.adds_floor else np.maximum(mel, self.floor))
         if self.mean is not None:
             log = log - np.asarray(self.mean)
         if self.deviation is not None:
