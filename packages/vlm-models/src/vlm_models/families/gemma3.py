@@ -105,7 +105,7 @@ def weights(config: Config) -> Sequence[Rule]:
 def mlx_names(config: Config) -> Sequence[Rule]:
     """Readers elsewhere keep the tied head as a matrix of its own."""
     names = conversion_names(config.vision.channels, config.vision.patch)
-    return (*names, Copy("language_model.model.embed_tokens", "language_model.lm_head"))
+    return (*names, Copy("language_model.model.embed_tokens", "language_model.lm_head")) if config.text.tied else names
 
 
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:

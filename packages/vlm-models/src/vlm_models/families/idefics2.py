@@ -18,8 +18,8 @@ from ..backbones.text import text_config, text_decoder
 from ..core.config import check, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem
-from ..core.weights import Flatten, Rename, Rule
-from ..fusion.model import DecoderModel, conversion_names, decoder_rules, tower_rules
+from ..core.weights import Flatten, Rename, Rule, Unflatten
+from ..fusion.model import DecoderModel, decoder_rules, tower_rules
 from ..layers.attention import encoder_attention, merge_heads, split_heads
 from ..layers.linear import Linear
 from ..layers.mlp import GatedMlp, gated
@@ -165,7 +165,9 @@ def weights(config: Config) -> Sequence[Rule]:
 
 
 def mlx_names(config: Config) -> Sequence[Rule]:
-    return conversion_names(config.vision.channels, config.vision.patch, tower="vision_model", inner="")
+    """The text side keeps its names; the patch convolution is written [out, patch, patch, channels]."""
+    patch = config.vision.patch
+    return (Unflatten("vision_model.embeddings.patch_embedding.weight", (config.vision.channels, patch, patch)),)
 
 
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
