@@ -46,10 +46,12 @@ def create_app(settings: Settings) -> FastAPI:
         # the default executor has few threads: some slow URLs would hold up everyone
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WORKERS, "vlm-worker"))
         if settings.model is not None:
-            await residents.get(settings.model)
+            (await residents.acquire(settings.model)).leave()
+        sweeping = asyncio.create_task(residents.sweep())
         app.state.is_ready = True
         yield
         app.state.is_ready = False
+        sweeping.cancel()
         await residents.close()
 
     app = FastAPI(title="vlm server", lifespan=lifespan)

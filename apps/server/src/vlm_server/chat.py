@@ -26,8 +26,8 @@ FINISH = {"stop": "stop", "length": "length", "cancelled": "stop", "error": "sto
 
 async def chat(body: ChatBody, request: Request, residents: Residents) -> Response:
     """Answer a chat; `stream` by server-sent events."""
-    resident = await residents.get(body.model, body.adapter_path)
-    turn = await Turn.prepare(resident, lambda: ask_of(body, resident.processor), residents.settings)
+    turn = await Turn.prepare(residents, body, lambda processor: ask_of(body, processor))
+    resident = turn.resident
     about = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": resident.name}
     if body.metadata is not None:
         about["metadata"] = body.metadata

@@ -12,6 +12,8 @@ import click
 
 @click.command()
 @click.option("--model", help="Load it at the start; requests that name none get it.")
+@click.option("--adapter-path", help="LoRA adapter of --model.")
+@click.option("--allow-request-adapters", is_flag=True, help="Let requests name adapters.")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=int, default=8080, show_default=True)
 @click.option("--api-key", envvar="VLM_API_KEY", help="Asked of every route but /health.")
@@ -30,6 +32,10 @@ import click
 @click.option("--max-body-mb", type=click.IntRange(1), default=64, show_default=True)
 @click.option(
     "--max-resident-memory", type=click.FloatRange(0, min_open=True), help="GB of weights of all models together."
+)
+@click.option("--pin", "pinned", multiple=True, metavar="MODEL", help="Keep this model in memory once it is loaded.")
+@click.option(
+    "--model-ttl", type=click.FloatRange(0, min_open=True), help="Seconds after which an unused model is unloaded."
 )
 @click.option("--kv-bits", type=float, help="Quantize the KV cache; a fraction selects turboquant.")
 @click.option("--kv-quant-scheme", type=click.Choice(["uniform", "turboquant"]))
@@ -68,8 +74,10 @@ def serve(
     )
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    app = create_app(settings)
+    app.state.residents.preload()  # what is wrong with the model is told in one line, before a port is opened
     uvicorn.run(
-        create_app(settings),
+        app,
         host=host,
         port=port,
         log_level=log_level,

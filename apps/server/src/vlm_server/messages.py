@@ -26,14 +26,13 @@ STOP = {"stop": "end_turn", "length": "max_tokens"}
 
 async def answer(body: MessagesBody, request: Request, residents: Residents) -> Response:
     """Answer; `stream` by server-sent events."""
-    resident = await residents.get(body.model, body.adapter_path)
-    turn = await Turn.prepare(resident, lambda: ask_of(body, resident.processor), residents.settings)
+    turn = await Turn.prepare(residents, body, lambda processor: ask_of(body, processor))
     stops = tuple(body.stop_sequences or ())
     about: dict[str, Any] = {
         "id": f"msg_{uuid.uuid4().hex}",
         "type": "message",
         "role": "assistant",
-        "model": resident.name,
+        "model": turn.resident.name,
     }
     if body.metadata is not None:
         about["metadata"] = body.metadata
@@ -53,8 +52,7 @@ async def answer(body: MessagesBody, request: Request, residents: Residents) -> 
 
 async def count(body: CountBody, residents: Residents) -> Response:
     """How many tokens a request's prompt has, media included."""
-    resident = await residents.get(body.model, body.adapter_path)
-    turn = await Turn.prepare(resident, lambda: ask_of(body, resident.processor), residents.settings)
+    turn = await Turn.prepare(residents, body, lambda processor: ask_of(body, processor))
     turn.leave()
     return JSONResponse({"input_tokens": turn.prompt_tokens})
 

@@ -33,7 +33,7 @@ class _Held(Collector):
         size = GaugeMetricFamily("vlm_model_bytes", "Weights of a resident model.", labels=["model"])
         busy = GaugeMetricFamily("vlm_model_requests", "Requests a resident model is answering.", labels=["model"])
         for resident in models:
-            size.add_metric([resident.name], resident.num_bytes)
+            size.add_metric([resident.name], self._residents.num_bytes(resident))
             busy.add_metric([resident.name], resident.in_use)
         yield size
         yield busy

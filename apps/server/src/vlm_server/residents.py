@@ -1,15 +1,19 @@
-"""Models in memory: loaded on demand off the event loop, drained before they go."""
+"""Models in memory: loaded on demand off the event loop within a budget, drained before they go, back where a swap fails."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import vlm_runtime
 from vlm_models import named_parameters
-from vlm_runtime import AsyncEngine
+from vlm_runtime import AsyncEngine, ModelName, ModelPool, resolve_checkpoint
+from vlm_runtime.errors import CapacityError
+from vlm_runtime.pool import Lease, safetensors_bytes
 from vlm_runtime.scheduler import Limits
 
 from .errors import ApiError
@@ -17,111 +21,195 @@ from .settings import Settings
 
 # the engine's own limit, asked before anything is fetched or decoded: what waits for that is bounded too
 MOST_REQUESTS = Limits().max_running + Limits().max_waiting
+# models that are loaded or unloaded at the same time; the pool's budget may let fewer
+LOADERS = 8
 
 
 @dataclass(eq=False)
 class Resident:
-    """One loaded model. num_bytes: of its weights. used: when a request last asked for it."""
+    """One loaded model. longest_token: characters of its longest token. in_use: requests it is answering."""
 
-    name: str
+    key: ModelName
     model: Any
     processor: Any
     engine: AsyncEngine
-    num_bytes: int
+    longest_token: int
     created: int = field(default_factory=lambda: int(time.time()))
-    used: float = field(default_factory=time.monotonic)
     in_use: int = 0
-    is_leaving: bool = False
-    longest_token: int = 1
 
-    def enter(self) -> None:
-        """A request begins; the model stays until it `leave`s. Raises ApiError where it is leaving, or too busy."""
-        if self.is_leaving:
-            raise ApiError(503, f"model: {self.name} is being unloaded; try again", param="model", code="unloading")
-        if self.in_use >= MOST_REQUESTS:
-            raise ApiError(429, f"{self.in_use} requests are under way, the limit; try again later", code="capacity")
-        self.in_use += 1
-        self.used = time.monotonic()
+    @property
+    def name(self) -> str:
+        return self.key.name
+
+
+class Use:
+    """A model and one request's claim on it: it stays in memory until `leave`."""
+
+    def __init__(self, resident: Resident, release: Callable[[], None]) -> None:
+        self.resident, self._release = resident, release
+        self._is_over = False
+        resident.in_use += 1
 
     def leave(self) -> None:
-        """A request is over."""
-        self.in_use -= 1
+        """The request is over; a second call does nothing."""
+        if not self._is_over:
+            self._is_over = True
+            self.resident.in_use -= 1
+            self._release()
 
 
 class Residents:
-    """Loads, holds and unloads models. Used from the event loop alone."""
+    """Loads, holds and unloads models by the runtime's pool. Used from the event loop alone."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._by_name: dict[tuple[str, str | None], Resident] = {}
-        self._lock = asyncio.Lock()
+        self.pool = ModelPool(
+            self._load,
+            size_of=self._size_of,
+            unloader=self._unload,
+            measure=lambda model: sum(value.nbytes for _, value in named_parameters(model)),
+            max_bytes=settings.max_resident_bytes,
+            ttl=settings.model_ttl,
+            patience=settings.drain_seconds,
+        )
+        for name in settings.pinned:
+            self.pool.pin(self._key(name, None))
+        self._known: dict[int, Resident] = {}  # by id of the processor, from its load to its unloading
+        self._waiting: dict[ModelName, list[asyncio.Future[Lease]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(LOADERS, "vlm-load")
 
     @property
     def all(self) -> list[Resident]:
-        return sorted(self._by_name.values(), key=lambda resident: -resident.used)
+        """Models that answer now, most recently used first."""
+        by_key = {resident.key: resident for resident in self._known.values()}
+        return [by_key[held.name] for held in self.pool.residents() if held.state == "ready" and held.name in by_key]
 
-    async def get(self, name: str | None, adapter_path: str | None = None) -> Resident:
-        """The model of that name, loaded if need be. Raises ApiError, and what loading raises."""
+    def num_bytes(self, resident: Resident) -> int:
+        """Of its weights."""
+        return sum(held.num_bytes for held in self.pool.residents() if held.name == resident.key)
+
+    async def acquire(self, name: str | None, adapter_path: str | None = None) -> Use:
+        """The model of that name, loaded if need be, for one request.
+
+        Raises ApiError where there is no room or too many requests are under way, and what loading raises."""
         name = name or self.settings.model
         if name is None:
             raise ApiError(400, "model: expected a model's name; the server was started without one", param="model")
-        adapter = adapter_path or (self.settings.adapter_path if name == self.settings.model else None)
-        key = (name, adapter)
-        resident = self._by_name.get(key)
-        if resident is not None and not resident.is_leaving:
-            return resident
-        async with self._lock:
-            resident = self._by_name.get(key)
-            if resident is None or resident.is_leaving:
-                resident = await asyncio.to_thread(self._load, name, adapter)
-                await self._make_room(resident)
-                self._by_name[key] = resident
-        return resident
+        key = self._key(name, adapter_path)
+        lease = self.pool.try_acquire(key) or await self._wait_for(key)
+        resident = self._known[id(lease.processor)]
+        if resident.in_use >= MOST_REQUESTS:
+            lease.release()
+            raise _busy(resident.in_use)
+        return Use(resident, lease.release)
 
-    def _load(self, name: str, adapter: str | None) -> Resident:
-        model, processor = vlm_runtime.load(
-            name,
-            adapter,
-            trust_remote_code=self.settings.trust_remote_code,
-            offline=None if self.settings.downloads else True,
-        )
-        size = sum(value.nbytes for _, value in named_parameters(model))
-        longest = max(map(len, processor.tokenizer.backend.get_vocab(with_added_tokens=True)), default=1)
-        engine = AsyncEngine(model, processor, **self.settings.options)
-        return Resident(name, model, processor, engine, size, longest_token=longest)
-
-    async def _make_room(self, coming: Resident) -> None:
-        """Unload idle models, least recently used first, until the newcomer fits. Raises ApiError where it cannot."""
-        limit = self.settings.max_resident_bytes
-        if limit is None:
-            return
-        if coming.num_bytes > limit:
-            raise ApiError(
-                503, f"model: {coming.name} has {coming.num_bytes} bytes, the limit is {limit}", param="model"
-            )
-        while sum(resident.num_bytes for resident in self._by_name.values()) + coming.num_bytes > limit:
-            idle = [resident for resident in self.all if not resident.in_use]
-            if not idle:
-                raise ApiError(503, "model: no room for another model while the others are busy", param="model")
-            await self._drop(idle[-1])
+    def preload(self) -> None:
+        """Load the settings' model on this thread, before the event loop runs. Raises what loading raises."""
+        if self.settings.model is not None:
+            self.pool.acquire(self._key(self.settings.model, None)).release()
 
     async def unload(self, name: str | None) -> list[str]:
-        """Drain and unload one model, or all. Raises ApiError where it is not resident."""
-        leaving = [resident for resident in self.all if name is None or resident.name == name]
-        if name is not None and not leaving:
+        """Drain and unload one model, or all. Raises ApiError where it is not resident, or still in use."""
+        held = [held.name for held in self.pool.residents() if name is None or held.name.name == name]
+        if name is not None and not held:
             raise ApiError(404, f"model: {name} is not resident", param="model", code="model_not_found")
-        for resident in leaving:
-            await self._drop(resident)
-        return [resident.name for resident in leaving]
+        loop = asyncio.get_running_loop()
+        work = (loop.run_in_executor(self._threads, self.pool.unload, key) for key in held)
+        results = await asyncio.gather(*work, return_exceptions=True)
+        for result in results:
+            if isinstance(result, CapacityError):
+                raise ApiError(503, f"model: {result}", param="model", code="in_use")
+            if isinstance(result, BaseException):
+                raise result
+        return [key.name for key in held]
 
-    async def _drop(self, resident: Resident) -> None:
-        resident.is_leaving = True
-        deadline = time.monotonic() + self.settings.drain_seconds
-        while resident.in_use and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-        self._by_name = {key: kept for key, kept in self._by_name.items() if kept is not resident}
-        await asyncio.to_thread(vlm_runtime.unload, resident.processor)
+    async def sweep(self) -> None:
+        """Unload what nobody has used for the time that the settings give, again and again; ends by being cancelled."""
+        ttl = self.settings.model_ttl
+        while ttl is not None:
+            await asyncio.sleep(min(max(ttl / 4, 0.05), 30.0))
+            await asyncio.get_running_loop().run_in_executor(self._threads, self.pool.sweep)
 
     async def close(self) -> None:
-        """Unload everything."""
-        await self.unload(None)
+        """End everything, answers under way too."""
+        for task in self._tasks:
+            task.cancel()
+        for resident in list(self._known.values()):
+            await asyncio.to_thread(self._unload, resident.processor)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # loading ---------------------------------------------------------------------------------------------------------
+
+    async def _wait_for(self, key: ModelName) -> Lease:
+        """Load a model once for all who ask meanwhile."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            waiting = self._waiting[key] = []
+            task = asyncio.create_task(self._bring_in(key))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if len(waiting) >= MOST_REQUESTS:
+            raise _busy(len(waiting))
+        future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
+        waiting.append(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().release()  # it came as the asker left
+            raise
+
+    async def _bring_in(self, key: ModelName) -> None:
+        try:
+            lease = await asyncio.get_running_loop().run_in_executor(self._threads, self.pool.acquire, key)
+        except CapacityError as error:
+            self._tell(key, ApiError(503, f"model: {error}", param="model", code="capacity"))
+        except Exception as error:  # noqa: BLE001 - raised where the model was asked for
+            self._tell(key, error)
+        except asyncio.CancelledError:
+            self._tell(key, ApiError(503, "model: the server is shutting down", param="model", code="shutdown"))
+            raise
+        else:
+            for future in self._waiting.pop(key):
+                if not future.done():
+                    future.set_result(lease.share())
+            lease.release()
+
+    def _tell(self, key: ModelName, error: Exception) -> None:
+        for future in self._waiting.pop(key):
+            if not future.done():
+                future.set_exception(error)
+
+    def _key(self, name: str, adapter_path: str | None) -> ModelName:
+        adapter = adapter_path or (self.settings.adapter_path if name == self.settings.model else None)
+        return ModelName(name, None, adapter)
+
+    # on the pool's threads -------------------------------------------------------------------------------------------
+
+    @property
+    def _offline(self) -> bool | None:
+        return None if self.settings.downloads else True
+
+    def _size_of(self, key: ModelName) -> int:
+        return safetensors_bytes(resolve_checkpoint(key.name, offline=self._offline))
+
+    def _load(self, key: ModelName) -> tuple[Any, Any]:
+        model, processor = vlm_runtime.load(
+            key.name,
+            key.adapter_path,
+            trust_remote_code=self.settings.trust_remote_code,
+            offline=self._offline,
+        )
+        longest = max(map(len, processor.tokenizer.backend.get_vocab(with_added_tokens=True)), default=1)
+        engine = AsyncEngine(model, processor, **self.settings.options)
+        self._known[id(processor)] = Resident(key, model, processor, engine, longest)
+        return model, processor
+
+    def _unload(self, processor: Any) -> None:
+        self._known.pop(id(processor), None)
+        vlm_runtime.unload(processor)
+
+
+def _busy(count: int) -> ApiError:
+    return ApiError(429, f"{count} requests are under way, the limit; try again later", code="capacity")

@@ -58,13 +58,10 @@ def _size(value: Any) -> int:
 
 async def respond(body: ResponsesBody, request: Request, residents: Residents, store: ResponseStore) -> Response:
     """Answer; `stream` by server-sent events."""
-    resident = await residents.get(body.model, body.adapter_path)
     conversation = conversation_of(body, store)
     instructions: Messages = [{"role": "system", "content": body.instructions}] if body.instructions else []
-    turn = await Turn.prepare(
-        resident, lambda: _ask(body, instructions + conversation, resident.processor), residents.settings
-    )
-    draft = _Draft(body, resident.name)
+    turn = await Turn.prepare(residents, body, lambda processor: _ask(body, instructions + conversation, processor))
+    draft = _Draft(body, turn.resident.name)
 
     def keep(text: str) -> None:
         if body.store:

@@ -24,7 +24,8 @@ class Settings:
     allow_downloads: whether a request may fetch a model from the hub; None: only on a loopback bind.
     media_roots: folders whose files clients may name; empty: any readable file on a loopback bind, none elsewhere.
     options: generation options for requests that do not set them (kv_bits...). max_resident_bytes: weights of all loaded
-    models together; None: no limit. drain_seconds: how long an unload waits for answers in flight.
+    models together; None: no limit. pinned: models that stay once they are loaded. model_ttl: seconds after which an unused
+    model goes; None: never. drain_seconds: how long an unload waits for answers in flight.
     """
 
     model: str | None = None
@@ -41,6 +42,8 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     max_body_bytes: int = 64 * MEBI
     max_resident_bytes: int | None = None
+    pinned: tuple[str, ...] = ()
+    model_ttl: float | None = None
     drain_seconds: float = 30.0
     stored_responses: int = 256
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -52,6 +55,8 @@ class Settings:
             raise SettingsError(
                 f"host {self.host} can be reached from other machines; give --api-key, or --no-auth to go without"
             )
+        if self.model_ttl is not None and self.model_ttl <= 0:
+            raise SettingsError(f"model_ttl: expected seconds above 0, got {self.model_ttl:g}")
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port: expected 0 to 65535, got {self.port}")
 

@@ -16,7 +16,8 @@ from vlm_runtime import GenerationResult, MediaPolicy, ReasoningSplitter, ToolCa
 
 from .detail import with_detail
 from .errors import ApiError
-from .residents import Resident
+from .fields import Body
+from .residents import Residents, Use
 from .settings import Settings
 from .structure import Structure
 
@@ -61,32 +62,36 @@ class Whole:
 class Turn:
     """A request that was checked and is ready to run; nothing is queued before `pieces`."""
 
-    def __init__(
-        self, resident: Resident, asking: Any, markers: tuple[str, str], is_open: bool, structure: Structure
-    ) -> None:
-        self.resident, self._asking, self._structure = resident, asking, structure
+    def __init__(self, use: Use, asking: Any, markers: tuple[str, str], is_open: bool, structure: Structure) -> None:
+        self.resident, self._asking, self._structure = use.resident, asking, structure
         self._markers, self._is_open = markers, is_open
-        self._over = weakref.finalize(self, resident.leave)  # whatever becomes of it: answered, refused, never read
+        self._over = weakref.finalize(self, use.leave)  # whatever becomes of it: answered, refused, never read
 
     @classmethod
-    async def prepare(cls, resident: Resident, asked: Callable[[], Ask], settings: Settings) -> Turn:
+    async def prepare(cls, residents: Residents, body: Body, asked: Callable[[Any], Ask]) -> Turn:
         """Render, fetch, decode, tokenize, on worker threads; the model stays until the turn ends or `leave`s.
 
-        Raises what is wrong with the request, and ApiError 429 where too many are under way."""
-        resident.enter()
+        Args:
+            residents: where the model is, or is loaded.
+            body: names the model.
+            asked: what to answer, given the model's processor.
+
+        Raises what is wrong with the request, and ApiError 429 or 503 where there is no room for it."""
+        use = await residents.acquire(body.model, body.adapter_path)
         try:
-            return await cls._prepare(resident, asked(), settings)
+            return await cls._prepare(use, asked(use.resident.processor), residents.settings)
         except ModalityError as error:
             kinds = [ref for ref in ("audio", "video", "image") if f"no {ref}" in str(error)]
             param = f"input_{kinds[0]}" if kinds else "messages"
-            resident.leave()
+            use.leave()
             raise ApiError(400, f"{param}: {error}", param=param, code="ModalityError") from error
         except BaseException:
-            resident.leave()
+            use.leave()
             raise
 
     @classmethod
-    async def _prepare(cls, resident: Resident, ask: Ask, settings: Settings) -> Turn:
+    async def _prepare(cls, use: Use, ask: Ask, settings: Settings) -> Turn:
+        resident = use.resident
         options = dict(ask.options)
         thinking = options.pop("enable_thinking", None)
         markers = (options.get("thinking_start_token") or "<think>", options.get("thinking_end_token") or "</think>")
@@ -113,7 +118,7 @@ class Turn:
         )
         asking = await resident.engine.prepare(rendered, **options)
         text = str(rendered)
-        return cls(resident, asking, markers, text.rfind(markers[0]) > text.rfind(markers[1]), structure)
+        return cls(use, asking, markers, text.rfind(markers[0]) > text.rfind(markers[1]), structure)
 
     @property
     def prompt_tokens(self) -> int:

@@ -64,9 +64,14 @@ class Lease:
     model: Any
     processor: Any
     _release: Callable[[], None] = field(repr=False)
+    _share: Callable[[], Lease] = field(repr=False)
 
     def release(self) -> None:
         self._release()
+
+    def share(self) -> Lease:
+        """Another lease, while this one is held; given even where the model is draining."""
+        return self._share()
 
 
 class ModelPool:
@@ -76,6 +81,7 @@ class ModelPool:
         loader: loads a model and its processor.
         size_of: bytes of a model's weights before it is loaded.
         unloader: ends what a processor's model still serves.
+        measure: bytes of a loaded model, where files tell less than memory; None: what `size_of` said.
         max_bytes: budget; None: no limit.
         ttl: seconds after which an unused model may go at the next `sweep`; None: never.
         patience: seconds that a load waits for models in use to become free.
@@ -88,18 +94,21 @@ class ModelPool:
         *,
         size_of: Callable[[ModelName], int] | None = None,
         unloader: Callable[[Any], None] | None = None,
+        measure: Callable[[Any], int] | None = None,
         max_bytes: int | None = None,
         ttl: float | None = None,
         patience: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._loader, self._size_of = loader or _load, size_of or weight_bytes
-        self._unloader = unloader or _unload
+        self._unloader, self._measure = unloader or _unload, measure
         self.max_bytes, self.ttl, self.patience = max_bytes, ttl, patience
         self._clock = clock
         self._entries: dict[ModelName, _Entry] = {}
         self._pinned: set[ModelName] = set()
         self._changed = threading.Condition()
+        # under a budget one model comes in at a time: two that made room at once would wait for each other
+        self._turn = threading.Lock()
 
     @contextmanager
     def use(self, name: ModelName) -> Iterator[Lease]:
@@ -128,6 +137,12 @@ class ModelPool:
                     return self._lease(entry)
                 self._wait(deadline, f"{name}: is {entry.state}")
         return self._bring_in(entry, deadline)
+
+    def try_acquire(self, name: ModelName) -> Lease | None:
+        """The model if it is ready; never waits."""
+        with self._changed:
+            entry = self._entries.get(name)
+            return self._lease(entry) if entry is not None and entry.state == "ready" else None
 
     def pin(self, name: ModelName, *, is_pinned: bool = True) -> None:
         """Keep a model in memory once it is there, or allow it to go again."""
@@ -178,6 +193,7 @@ class ModelPool:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _lease(self, entry: _Entry) -> Lease:
+        """One more lease; called with the lock held."""
         entry.leases += 1
         entry.used = self._clock()
         is_held = [True]
@@ -190,26 +206,61 @@ class ModelPool:
                     entry.used = self._clock()
                     self._changed.notify_all()
 
-        return Lease(entry.model, entry.processor, release)
+        def share() -> Lease:
+            with self._changed:
+                if not is_held[0]:
+                    raise CapacityError(f"{entry.name}: a lease that was released cannot be shared; acquire the model")
+                return self._lease(entry)
+
+        return Lease(entry.model, entry.processor, release, share)
 
     def _bring_in(self, entry: _Entry, deadline: float) -> Lease:
         """Load what `entry` stands for; on failure it is gone and those that went for it are back."""
-        gone: list[ModelName] = []
         try:
-            entry.num_bytes = self._size_of(entry.name)
-            self._make_room(entry, deadline, gone)
-            entry.model, entry.processor = self._loader(entry.name)
+            size = self._size_of(entry.name)
+            if self.max_bytes is None:
+                self._fill(entry, size)
+            else:
+                self._take_turn(entry, deadline)
+                try:
+                    self._swap(entry, size, deadline, self.max_bytes)
+                finally:
+                    self._turn.release()
         except BaseException:
+            with self._changed:
+                if self._entries.get(entry.name) is entry:
+                    del self._entries[entry.name]
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            entry.state = "ready"
+            self._changed.notify_all()
+            return self._lease(entry)
+
+    def _take_turn(self, entry: _Entry, deadline: float) -> None:
+        if not self._turn.acquire(timeout=max(deadline - self._clock(), 0.0)):
+            raise CapacityError(f"{entry.name}: other models are being loaded; try again later")
+
+    def _swap(self, entry: _Entry, size: int, deadline: float, most: int) -> None:
+        """Make room, load, and make room again where the model is larger than its files."""
+        gone: list[ModelName] = []
+        entry.num_bytes = size
+        try:
+            self._make_room(entry, deadline, gone, most)
+            self._fill(entry, size)
+            self._make_room(entry, deadline, gone, most)
+        except BaseException:
+            self._empty(entry)
             with self._changed:
                 del self._entries[entry.name]
                 self._changed.notify_all()
             for name in gone:
                 self._restore(name)
             raise
-        with self._changed:
-            entry.state = "ready"
-            self._changed.notify_all()
-            return self._lease(entry)
+
+    def _fill(self, entry: _Entry, size: int) -> None:
+        entry.model, entry.processor = self._loader(entry.name)
+        entry.num_bytes = size if self._measure is None else self._measure(entry.model)
 
     def _restore(self, name: ModelName) -> None:
         with self._changed:
@@ -217,8 +268,7 @@ class ModelPool:
                 return
             entry = self._entries[name] = _Entry(name)
         try:
-            entry.num_bytes = self._size_of(name)
-            entry.model, entry.processor = self._loader(name)
+            self._fill(entry, self._size_of(name))
         except Exception:  # noqa: BLE001 - the load that failed first is what the caller hears of; this one loads at its next use
             with self._changed:
                 del self._entries[name]
@@ -228,19 +278,18 @@ class ModelPool:
             entry.state, entry.used = "ready", self._clock()
             self._changed.notify_all()
 
-    def _make_room(self, entry: _Entry, deadline: float, gone: list[ModelName]) -> None:
+    def _make_room(self, entry: _Entry, deadline: float, gone: list[ModelName], most: int) -> None:
         """Unload others until `entry` fits; their names are added to `gone`."""
-        if self.max_bytes is None:
-            return
-        if entry.num_bytes > self.max_bytes:
-            raise CapacityError(
-                f"{entry.name}: needs {entry.num_bytes} bytes, the budget is {self.max_bytes}; raise the budget"
-            )
+        if entry.num_bytes > most:
+            raise CapacityError(f"{entry.name}: needs {entry.num_bytes} bytes, the budget is {most}; raise the budget")
         while True:
             with self._changed:
-                victim = self._victim(entry)
+                victim = self._victim(entry, most)
                 if victim is None:
                     return
+                if victim.state == "draining":  # on its way out already
+                    self._wait(deadline, f"{entry.name}: no room while {victim.name} drains")
+                    continue
                 # from here on new users of the victim wait, so that it does become free
                 victim.state = "draining"
                 try:
@@ -253,18 +302,17 @@ class ModelPool:
             self._close(victim)
             gone.append(victim.name)
 
-    def _victim(self, entry: _Entry) -> _Entry | None:
-        """The model to unload next; None if `entry` fits. Raises CapacityError if there is none."""
+    def _victim(self, entry: _Entry, most: int) -> _Entry | None:
+        """The model to unload next, or one that is leaving; None if `entry` fits. Raises CapacityError if there is none."""
         others = [e for e in self._entries.values() if e is not entry]
-        if sum(e.num_bytes for e in others) + entry.num_bytes <= (self.max_bytes or 0):
+        if sum(e.num_bytes for e in others) + entry.num_bytes <= most:
             return None
+        leaving = [e for e in others if e.state == "draining"]
         free = [e for e in others if e.state == "ready" and e.name not in self._pinned]
-        if not free:
-            held = ", ".join(str(e.name) for e in others)
-            raise CapacityError(
-                f"{entry.name}: no room in {self.max_bytes} bytes beside {held}; unpin one or raise the budget"
-            )
-        return min(free, key=lambda e: (e.leases > 0, e.used))
+        if leaving or free:
+            return leaving[0] if leaving else min(free, key=lambda e: (e.leases > 0, e.used))
+        held = ", ".join(str(e.name) for e in others)
+        raise CapacityError(f"{entry.name}: no room in {most} bytes beside {held}; unpin one or raise the budget")
 
     def _unload(self, name: ModelName, deadline: float) -> bool:
         with self._changed:
@@ -285,12 +333,20 @@ class ModelPool:
 
     def _close(self, entry: _Entry) -> None:
         """Give back a drained model's memory."""
-        self._unloader(entry.processor)
-        entry.model = entry.processor = None
-        gc.collect()  # model and engine refer to each other
-        with self._changed:
-            del self._entries[entry.name]
-            self._changed.notify_all()
+        try:
+            self._empty(entry)
+        finally:
+            with self._changed:
+                del self._entries[entry.name]
+                self._changed.notify_all()
+
+    def _empty(self, entry: _Entry) -> None:
+        processor, entry.model, entry.processor = entry.processor, None, None
+        if processor is not None:
+            self._unloader(processor)
+            del processor
+            gc.collect()  # model and engine refer to each other
+            _give_back()
 
     def _wait(self, deadline: float, reason: str) -> None:
         left = deadline - self._clock()
@@ -302,10 +358,17 @@ def weight_bytes(name: ModelName) -> int:
     """Bytes of a checkpoint's safetensors files. Raises LoadError."""
     from .loading.hub import resolve  # huggingface_hub, paid only when a model is loaded
 
-    folder = resolve(name.name, revision=name.revision)
-    size = sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+    return safetensors_bytes(resolve(name.name, revision=name.revision))
+
+
+def safetensors_bytes(folder: Path) -> int:
+    """Bytes of the weights in a checkpoint's folder. Raises LoadError where there are none."""
+    files = [path for path in folder.glob("*.safetensors") if path.is_file()]
+    # some repositories carry the same weights a second time in their makers' own layout
+    own = [path for path in files if not path.name.startswith("consolidated")]
+    size = sum(path.stat().st_size for path in own or files)
     if size == 0:
-        raise LoadError(f"{name}: has no *.safetensors; is the download complete?")
+        raise LoadError(f"{folder}: has no *.safetensors; is the download complete?")
     return size
 
 
@@ -316,9 +379,12 @@ def _load(name: ModelName) -> tuple[Any, Any]:
 
 
 def _unload(processor: Any) -> None:
-    import mlx.core as mx  # as above
-
-    from .api import unload
+    from .api import unload  # as above
 
     unload(processor)
+
+
+def _give_back() -> None:
+    import mlx.core as mx  # as above
+
     mx.clear_cache()

@@ -159,3 +159,74 @@ def test_unload_one_or_all() -> None:
         pool.unload(A, patience=0.02)
     lease.release()
     assert pool.unload(A) == [A]
+
+
+def test_two_newcomers_take_turns_and_the_budget_holds() -> None:
+    """Both need the room that one model has; neither waits for the other's unfinished load."""
+    held: list[int] = []
+    most: list[int] = []
+
+    def load(name: ModelName) -> tuple[object, str]:
+        held.append(10)
+        most.append(sum(held))
+        time.sleep(0.03)
+        return object(), name.name
+
+    pool = ModelPool(load, size_of=lambda _: 10, unloader=lambda _: held.pop(), max_bytes=10, patience=5.0)
+    pool.acquire(A).release()
+
+    def ask(name: ModelName) -> None:
+        for _ in range(3):
+            pool.acquire(name).release()
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in (A, B, C)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert max(most) == 10 and len(most) >= 3
+
+
+def test_a_model_larger_than_its_files_makes_room_again_or_goes() -> None:
+    world = World()
+    sizes = {"a": 10, "b": 10, "c": 10}
+    pool = ModelPool(
+        lambda name: (world.loads.append(name.name) or name.name, name.name),
+        size_of=lambda _: 5,
+        unloader=world.unloads.append,
+        measure=lambda model: sizes[model],
+        max_bytes=20,
+    )
+    for name in (A, B, C):
+        pool.acquire(name).release()
+        assert sum(resident.num_bytes for resident in pool.residents()) <= 20
+    assert world.unloads == ["a"] and names(pool) == {"b", "c"}
+    sizes["a"] = 50
+    with pytest.raises(CapacityError, match="budget"):
+        pool.acquire(A)
+    # what went for it is back, and it holds nothing
+    assert names(pool) == {"b", "c"} and world.unloads.count("a") == 2
+
+
+def test_leases_are_shared_while_held_and_never_waited_for() -> None:
+    world = World()
+    pool = world.pool(max_bytes=10)
+    assert pool.try_acquire(A) is None
+    lease = pool.acquire(A)
+    second = pool.try_acquire(A)
+    assert second is not None
+    second.release()
+    leaving = threading.Thread(target=pool.unload, args=(A,))
+    leaving.start()
+    while pool.residents()[0].state != "draining":
+        time.sleep(0.005)
+    assert pool.try_acquire(A) is None
+    other = lease.share()
+    lease.release()
+    assert world.unloads == []
+    other.release()
+    leaving.join(timeout=5)
+    assert world.unloads == ["a"]
+    with pytest.raises(CapacityError, match="released"):
+        lease.share()
