@@ -32,7 +32,7 @@ from ..layers.linear import Linear
 from ..processing.audio.fbank import FilterBank
 from ..processing.base import Processing
 from ..processing.image.crops import CropStrategy
-from ..processing.phi import PhiProcessing, useful
+from ..processing.phi4_multimodal import PhiProcessing, useful
 from ..towers.phi_audio import PhiAudio, PhiAudioConfig, audio_rules
 from ..towers.siglip import SiglipConfig, SiglipEmbeddings, bucket_positions
 
