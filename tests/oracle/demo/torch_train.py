@@ -14,6 +14,7 @@ import queue
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from multiprocessing import get_context
@@ -32,6 +33,7 @@ from vlm_train.recipes.demo.packing import Arrays, Capacity, pack
 
 EMPTY_PATCH_WEIGHT = (0.2, 0.2, 0.05, 0.05)
 CLOCK_EVERY = 25  # steps between looks at the clock
+WARM_STEPS = 100  # in which the rate rises
 PATCH_SHARE = 4  # one patch in so many is asked what it shows
 
 
@@ -86,33 +88,100 @@ def objective(model: Demo, batch: dict[str, Tensor], dtype: torch.dtype) -> tupl
     return answers, (losses * patch_weight).sum() / patch_weight.sum(), logits.detach().argmax(-1) == target
 
 
-def schedule(elapsed: float, warm: float, progress: float, tail: float) -> float:
-    """Share of the peak rate: up during `warm` of this run, flat, down to zero over the last `tail` of the whole."""
-    return max(0.0, min(1.0, elapsed / warm, (1 - progress) / tail))
+class Learner:
+    """The model with its optimizers; a step on a batch."""
+
+    def __init__(self, model: Demo, device: torch.device, *, compiled: bool, world: int = 1) -> None:
+        self.model, self.device, self.world = model, device, world
+        matrices, self.others = [], []
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and ("visual.blocks" in name or "visual.merger" in name or "model.layers" in name):
+                matrices.append((weight, 3 if "qkv" in name else 1))
+            else:
+                self.others.append(weight)
+        self.muon = Muon(matrices)
+        self.adam = torch.optim.AdamW(self.others, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+        self.parameters = list(model.parameters())
+        self._objective = torch.compile(objective, dynamic=False) if compiled else objective
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """See `objective`."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self._objective(self.model, batch, torch.bfloat16)
+
+    def step(self, batch: dict[str, Tensor], rate: float, patch_share: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Learn from a batch, the losses of the patches counting `patch_share`; see `objective` for what is given."""
+        answers, patches, correct = self.losses(batch)
+        (answers + patch_share * patches).backward()
+        if self.world > 1:
+            gradients = [weight.grad for weight in self.parameters]
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(flat, op=dist.ReduceOp.AVG)
+            pieces = flat.split([gradient.numel() for gradient in gradients])
+            torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients)])
+        torch.nn.utils.clip_grad_norm_(self.others, 1.0)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.adam.step()
+        self.muon.step(rate)
+        for weight in self.parameters:
+            weight.grad = None
+        return answers, patches, correct
 
 
-def to_device(batches: Iterator[Arrays], device: torch.device) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Batches on the device, copied ahead by a thread, with their number of samples."""
+def schedule(warmed: float, progress: float, tail: float) -> float:
+    """Share of the peak rate: up while `warmed` is below 1, flat, down to zero over the last `tail` of the whole."""
+    return max(0.0, min(1.0, warmed, (1 - progress) / tail))
+
+
+def moved(arrays: Arrays, device: torch.device) -> dict[str, Tensor]:
+    """A batch on the device, in memory of its own."""
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     if device.type == "cpu":
-        for arrays in batches:
-            yield {n: torch.from_numpy(a.copy()) for n, a in arrays.items()}, int(arrays["num_samples"][0])
-        return
+        return {name: tensor.clone() for name, tensor in tensors.items()}
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
+
+
+def to_device(
+    batches: Iterator[Arrays], device: torch.device, reuse: int, pool_size: int = 128
+) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """Batches on the device, copied ahead by a thread, with the number of samples that are new in them.
+
+    Where no new batch is ready, one of the last `pool_size` comes again, each up to `reuse` times, so that the device
+    never waits for drawing if `reuse` allows.
+    """
     ready: queue.Queue = queue.Queue(maxsize=3)
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def copy() -> None:
         for arrays in batches:
             count = int(arrays["num_samples"][0])
             with torch.cuda.stream(stream):
-                moved = {n: torch.from_numpy(a).pin_memory().to(device, non_blocking=True) for n, a in arrays.items()}
-            stream.synchronize()
-            ready.put((moved, count))
+                tensors = moved(arrays, device)
+            if stream is not None:
+                stream.synchronize()
+            ready.put((tensors, count))
         ready.put(None)
 
     threading.Thread(target=copy, daemon=True).start()
-    while (item := ready.get()) is not None:
-        for tensor in item[0].values():
-            tensor.record_stream(torch.cuda.current_stream(device))
+    pool: deque[list] = deque(maxlen=pool_size)  # [tensors, times left]
+    rng = random.Random(0)
+    while True:
+        if reuse and len(pool) >= min(16, pool_size) and ready.empty():
+            entry = pool[rng.randrange(len(pool))]
+            entry[1] -= 1
+            if entry[1] == 0:
+                pool.remove(entry)
+            yield entry[0], 0
+            continue
+        item = ready.get()
+        if item is None:
+            return
+        if stream is not None:
+            for tensor in item[0].values():
+                tensor.record_stream(torch.cuda.current_stream(device))
+        if reuse:
+            pool.append([item[0], reuse])
         yield item
 
 
@@ -140,7 +209,8 @@ def save(model: Demo, folder: Path) -> None:
     os.replace(folder / "state.tmp", folder / "state.safetensors")
     layout.write(folder / "checkpoint")
     weights = checkpoint(model, torch.bfloat16)
-    safetensors.torch.save_file(weights, str(folder / "checkpoint/model.safetensors"), metadata={"format": "pt"})
+    safetensors.torch.save_file(weights, str(folder / "model.tmp"), metadata={"format": "pt"})
+    os.replace(folder / "model.tmp", folder / "checkpoint/model.safetensors")
 
 
 def main() -> None:
@@ -155,14 +225,18 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=65536)
     parser.add_argument("--fonts", nargs="+", default=list(fonts.FOLDERS))
     parser.add_argument("--processes", type=int, default=0)
-    parser.add_argument("--resume", type=Path, help="a state.safetensors")
+    parser.add_argument(
+        "--resume", type=Path, nargs="+", help="a state.safetensors, or a checkpoint's weights and more"
+    )
+    parser.add_argument("--reuse", type=int, default=0, help="how often a batch may come again while none is drawn")
+    parser.add_argument("--save-seconds", type=float, default=90.0)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--evaluate-every", type=int, default=1000)
     parser.add_argument("--log-every", type=int, default=100)
     options = parser.parse_args()
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     scale = options.patches / 65536
-    capacity = Capacity(*(int(size * scale) // 4 * 4 for size in (65536, 29696, 704, 832, 5632)))
+    capacity = Capacity(*(int(size * scale) // 4 * 4 for size in (65536, 27648, 704, 832, 5632)))
     faces = fonts.find(options.fonts)
     began = time.time()
     total = options.steps * world
@@ -192,22 +266,10 @@ def main() -> None:
     torch.manual_seed(options.seed)
     model = Demo(layout.config(), NUM_PATCH_CLASSES, layout.IMAGE_MEAN, layout.IMAGE_STD)
     if options.resume:
-        restore(model, safetensors.torch.load_file(str(options.resume)))
+        weights = {n: w.float() for file in options.resume for n, w in safetensors.torch.load_file(str(file)).items()}
+        restore(model, weights)
     model.to(device)
-    matrices, others = [], []
-    for name, weight in model.named_parameters():
-        if weight.ndim == 2 and ("visual.blocks" in name or "visual.merger" in name or "model.layers" in name):
-            matrices.append((weight, 3 if "qkv" in name else 1))
-        else:
-            others.append(weight)
-    muon = Muon(matrices)
-    adam = torch.optim.AdamW(others, lr=options.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-    parameters = list(model.parameters())
-    run = objective if options.no_compile else torch.compile(objective, dynamic=False)
-
-    def loss_of(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(device.type, torch.bfloat16):
-            return run(model, batch, torch.bfloat16)
+    learner = Learner(model, device, compiled=not options.no_compile, world=world)
 
     options.out.mkdir(parents=True, exist_ok=True)
     log = (options.out / f"log-{rank}.jsonl").open("a")
@@ -222,16 +284,16 @@ def main() -> None:
         scores = {}
         for task, arrays in zip(evaluation.TARGETS, tests):
             batch = {n: torch.from_numpy(a).to(device) for n, a in arrays.items()}
-            right, count = exact(batch, loss_of(batch)[2])
+            right, count = exact(batch, learner.losses(batch)[2])
             scores[task] = round(100 * right / count, 1)
         note(step=step, exact=scores)
 
-    note(parameters=sum(w.numel() for w in parameters), world=world, capacity=str(capacity), faces=len(faces))
+    note(parameters=sum(w.numel() for w in model.parameters()), world=world, capacity=str(capacity), faces=len(faces))
     first = step = int(options.start * options.steps)
-    seen, clock, waited, late = 0, time.time(), 0.0, 0.0
+    seen, new, clock, saved, waited, late = 0, 0, time.time(), time.time(), 0.0, 0.0
     sums = torch.zeros(4, device=device)
     offset, asked = step / options.steps, time.time()
-    for batch, count in to_device(iter(mine), device):
+    for batch, count in to_device(iter(mine), device, options.reuse):
         waited += time.time() - asked
         if options.minutes and (step - first) % CLOCK_EVERY == 0 and step > first:
             late = offset + (1 - offset) * (time.time() - began) / 60 / options.minutes
@@ -239,29 +301,19 @@ def main() -> None:
                 shared = torch.tensor(late, device=device)
                 dist.broadcast(shared, 0)
                 late = float(shared)
+            if rank == 0 and time.time() - saved > options.save_seconds:
+                save(model, options.out)
+                saved = time.time()
         progress = max(step / options.steps, late)
         if progress >= 1:
             break
-        rate = options.rate * schedule(progress - offset, 0.01, progress, options.tail)
-        answers, patches, correct = loss_of(batch)
-        (answers + (0.5 if progress < 0.3 else 0.15) * patches).backward()
-        if world > 1:
-            flat = torch.cat([w.grad.flatten() for w in parameters])
-            dist.all_reduce(flat, op=dist.ReduceOp.AVG)
-            pieces = flat.split([w.numel() for w in parameters])
-            torch._foreach_copy_([w.grad for w in parameters], [p.view_as(w) for p, w in zip(pieces, parameters)])
-        torch.nn.utils.clip_grad_norm_(others, 1.0)
-        for group in adam.param_groups:
-            group["lr"] = rate
-        adam.step()
-        muon.step(rate)
-        for weight in parameters:
-            weight.grad = None
+        rate = options.rate * schedule((step - first + 1) / WARM_STEPS, progress, options.tail)
+        answers, patches, correct = learner.step(batch, rate, 0.5 if progress < 0.3 else 0.15)
         known = batch["weight"] > 0
         sums += torch.stack(
             (answers.detach(), patches.detach(), (correct & known).sum() / known.sum(), known.sum() * 0.0)
         )
-        step, seen = step + 1, seen + count * world
+        step, seen, new = step + 1, seen + count * world, new + (count > 0)
         if step % options.log_every == 0:
             loss, shown, right, _ = (sums / options.log_every).tolist()
             now = time.time()
@@ -273,6 +325,7 @@ def main() -> None:
                 patch_loss=round(shown, 4),
                 tokens_right=round(right, 4),
                 samples=seen,
+                new_batches=new,
                 steps_per_second=round(options.log_every / (now - clock), 2),
                 waited=round(waited, 2),
             )
@@ -284,6 +337,7 @@ def main() -> None:
             if rank == 0:
                 evaluate(step)
                 save(model, options.out)
+                saved = time.time()
             clock = time.time()
         asked = time.time()
     if rank == 0:

@@ -34,6 +34,9 @@ def test_wilson_intervals() -> None:
 
 
 def test_the_table_shows_targets_and_character_errors() -> None:
-    text = evaluation.table([Score("read", 290, 300, 0.0123), Score("color", 300, 300)])
-    assert "| read | 290/300 | 96.7 % | 94.0 to 98.2 % | 85 % | 1.23 % |" in text
-    assert "| color | 300/300 | 100.0 % | 98.7 to 100.0 % | 95 % | - |" in text
+    text = evaluation.table(
+        [Score("read", 290, 300, 0.0123), Score("color", 300, 300), Score("receipt", 280, 300, valid=300)]
+    )
+    assert "| receipt, valid JSON | 300/300 | 100.0 % | 98.7 to 100.0 % | 99 % | - |" in text
+    assert "| read | 290/300 | 96.7 % | 94.0 to 98.2 % | 95 % | 1.23 % |" in text
+    assert "| color | 300/300 | 100.0 % | 98.7 to 100.0 % | 97 % | - |" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections import Counter
@@ -23,13 +24,15 @@ def train(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser("python -m vlm_train.recipes.demo", description="Train the demo model on MLX.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the state, the checkpoint and log.jsonl")
     parser.add_argument("--resume", action="store_true", help="continue from the state in --out")
+    parser.add_argument("--start-from", help="a checkpoint folder whose weights to begin with")
     parser.add_argument("--until", type=int, help="stop after this step, to be resumed later")
     parser.add_argument(
         "--fonts", nargs="+", default=list(fonts.FOLDERS), help="folders with DejaVu or Liberation fonts"
     )
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="that draw; 0: none")
     parser.add_argument("--note-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=1000)
+    parser.add_argument("--save-every", type=int, default=1000, help="steps")
+    parser.add_argument("--save-seconds", type=float, default=math.inf, help="save as often as that, too")
     defaults = Settings()
     for field in fields(Settings):
         value = getattr(defaults, field.name)
@@ -37,6 +40,8 @@ def train(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     trainer = Trainer(settings, fonts.find(options.fonts))
+    if options.start_from:
+        trainer.start_from(options.start_from)
     if options.resume:
         trainer.resume(options.out / STATE)
     trainer.run(
@@ -45,6 +50,7 @@ def train(arguments: Sequence[str]) -> None:
         processes=options.processes,
         note_every=options.note_every,
         save_every=options.save_every,
+        save_seconds=options.save_seconds,
     )
 
 

@@ -21,7 +21,7 @@ def messages(sample: Sample) -> list[dict[str, Any]]:
     """The conversation up to the sample's last question; the earlier ones have been answered rightly."""
     turns: list[dict[str, Any]] = []
     for index, exchange in enumerate(sample.exchanges):
-        media = [{"type": "image"} for _ in sample.images] if index == 0 else []
+        media = [{"type": "image"} for _ in sample.images] if index == sample.media_turn else []
         turns.append({"role": "user", "content": [*media, {"type": "text", "text": exchange.question}]})
         if index + 1 < len(sample.exchanges):
             turns.append({"role": "assistant", "content": exchange.answer})
@@ -50,11 +50,15 @@ def evaluate(
     scores = []
     for task in tasks or evaluation.TARGETS:
         rng = random.Random(f"{seed}/{task}")
-        right = edits = length = 0
+        right = edits = length = valid = 0
         for _ in range(items):
             sample = evaluation.draw(task, faces, rng)
-            prompt = processor.apply_chat_template(
-                messages(sample), num_images=len(sample.images), enable_thinking=sample.thinking
+            prompt = (
+                sample.exchanges[0].question
+                if sample.is_bare
+                else processor.apply_chat_template(
+                    messages(sample), num_images=len(sample.images), enable_thinking=sample.thinking
+                )
             )
             images = list(sample.images) or None
             said = generate(model, processor, prompt, images, max_tokens=MAX_TOKENS, temperature=0.0).text
@@ -63,7 +67,9 @@ def evaluate(
             right += is_right
             edits += evaluation.distance(evaluation.answer(said), expected)
             length += len(expected)
+            valid += evaluation.is_json(said)
             if watch is not None:
                 watch(task, said, is_right)
-        scores.append(Score(task, right, items, edits / length if task.startswith("read") else None))
+        errors = edits / length if task.startswith("read") else None
+        scores.append(Score(task, right, items, errors, valid if task == "receipt" else None))
     return scores

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from vlm_train.recipes.demo import colors, fonts
 from vlm_train.recipes.demo.colors import Rgb
 from vlm_train.recipes.demo.lines import Glyph, glyph_boxes
+from vlm_train.recipes.demo.words import WORDS
 
 LABELS = (
     tuple("ABCDEFGH"),
@@ -22,6 +23,7 @@ LABELS = (
     ("Tea", "Rice", "Milk", "Fish", "Corn", "Beef", "Plum", "Lime"),
     ("X", "Y", "Z", "P", "Q", "R"),
 )
+TITLES = ("Sales", "Results", "Votes", "Points", "Visitors", "Score", "Chart", "Income", "Rain", "Units")
 MIN_LEAD = 0.07  # by how much of the plot's height the tallest and the shortest bar stand apart from the rest
 
 
@@ -42,6 +44,7 @@ class Chart:
     size: int
     fullness: float  # share of its slot that a bar takes
     scale: int  # the value that would reach the top of the plot
+    title: str  # above the plot, or empty
 
     @property
     def tallest(self) -> str:
@@ -53,7 +56,7 @@ class Chart:
 
     def _bars(self) -> list[tuple[float, float, float]]:
         """Left, right and top of each bar."""
-        bottom, top = self._floor(), self.size * 1.6 + 4
+        bottom, top = self._floor(), self.size * (3.0 if self.title else 1.6) + 4
         slot = (self.width - 16) / len(self.values)
         return [
             (
@@ -70,7 +73,7 @@ class Chart:
     def _writing(self) -> list[tuple[str, float, float]]:
         """Every text with its left and top."""
         font = fonts.load(self.face, self.size)
-        texts = []
+        texts = [(self.title, (self.width - font.getlength(self.title)) / 2, 2.0)] if self.title else []
         for (left, right, top), label, value in zip(self._bars(), self.labels, self.values, strict=True):
             middle = (left + right) / 2
             texts.append((label, middle - font.getlength(label) / 2, self._floor() + 3))
@@ -98,10 +101,18 @@ class Chart:
         return [glyph for text, left, top in self._writing() for glyph in glyph_boxes(text, left, top, font)]
 
 
+def _own_labels(rng: random.Random) -> tuple[str, ...]:
+    """Six short words, or six codes of a letter and a number."""
+    if rng.random() < 0.3:
+        letter = rng.choice("ABCDEFGHKMNPRSTVWX")
+        return tuple(f"{letter}{number}" for number in range(1, 7))
+    return tuple(word.capitalize() for word in rng.sample([word for word in WORDS if len(word) <= 5], 6))
+
+
 def compose(faces: Sequence[str], rng: random.Random) -> Chart:
     """A chart of two to six bars; its tallest and its shortest bar are plain to see, its texts do not touch."""
     while True:
-        labels = rng.choice(LABELS)
+        labels = rng.choice(LABELS) if rng.random() < 0.7 else _own_labels(rng)
         number = rng.randint(2, min(6, len(labels)))
         start = rng.randint(0, len(labels) - number)
         chosen = labels[start : start + number] if rng.random() < 0.7 else tuple(rng.sample(labels, number))
@@ -112,10 +123,14 @@ def compose(faces: Sequence[str], rng: random.Random) -> Chart:
         if ordered[-1] - ordered[-2] < MIN_LEAD * scale or ordered[1] - ordered[0] < MIN_LEAD * scale:
             continue
         face, size = rng.choice(faces), rng.randint(14, 24)
-        width, height = rng.randint(150, 448), rng.randint(130, 448)
+        width, height = rng.randint(112, 448), rng.randint(100, 448)
+        title = rng.choice(TITLES) if rng.random() < 0.2 else ""
         font = fonts.load(face, size)
         slot = (width - 16) / number
-        if max(font.getlength(text) for text in (*chosen, str(most))) > slot - 4 or width > 2.5 * height:
+        plot = height - size * ((3.0 if title else 1.6) + 1.5) - 8
+        if max(font.getlength(text) for text in (*chosen, str(most))) > slot - 4 or width > 3 * height:
+            continue
+        if plot < 40 or font.getlength(title) > width - 8:
             continue
         paper = colors.background(rng)
         ink = (0, 0, 0) if colors.luminance(paper) > 120 else (255, 255, 255)
@@ -138,4 +153,5 @@ def compose(faces: Sequence[str], rng: random.Random) -> Chart:
             size,
             rng.uniform(0.4, 0.9),
             scale,
+            title,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -25,8 +26,20 @@ TURN_END_ID = layout.token_id(vocabulary.TURN_END)
 VISION_START_ID = layout.token_id(vocabulary.VISION_START)
 VISION_END_ID = layout.token_id(vocabulary.VISION_END)
 PAD_ID = layout.token_id(vocabulary.END_OF_TEXT)
-SYSTEM = "You are a helpful assistant."
+SYSTEMS = (
+    "You are a helpful assistant.",
+    "You are a helpful assistant.",
+    "You are a helpful assistant.",
+    "You are helpful.",
+    "Be brief.",
+    "Answer briefly.",
+    "Answer in one word.",
+    "You answer questions about images.",
+    "You are an expert at reading images. Answer the question of the user.",
+    "You are a careful assistant that looks at pictures and answers in short sentences.",
+)
 THOUGHT_WEIGHT = 0.5
+_NAMES = re.compile(r'(?<="name": ")([^"]+)(?=")')
 CUT_THOUGHT = 0.12  # share of thoughts cut short, as a thinking budget does
 
 # What a patch shows: nothing, one of the coloured shapes, or a character. Two values a patch (left and right half).
@@ -71,7 +84,14 @@ def spelled_ids(text: str) -> tuple[int, ...]:
 
 
 def answer_ids(exchange: Exchange) -> tuple[int, ...]:
-    """Token ids the model should answer with, without the turn's end."""
+    """Token ids the model should answer with, without the turn's end; what is read from a picture is spelled."""
+    if exchange.task == "receipt":
+        pieces = _NAMES.split(exchange.answer)  # text, name, text, name, ..., text
+        return tuple(
+            token
+            for index, piece in enumerate(pieces)
+            for token in (spelled_ids(piece) if index % 2 else text_ids(piece))
+        )
     return spelled_ids(exchange.answer) if exchange.is_verbatim else text_ids(exchange.answer)
 
 
@@ -99,7 +119,7 @@ def prompt_ids(sample: Sample, grids: tuple[tuple[int, int], ...], turn: int = 0
     """The prompt that the chat template gives for the sample's `turn`-th question, earlier answers being right."""
     tokens: list[int] = []
     for index, exchange in enumerate(sample.exchanges[: turn + 1]):
-        tokens += _question(exchange, grids if index == 0 else ())
+        tokens += _question(exchange, grids if index == sample.media_turn else ())
         if index < turn:
             tokens += [*text_ids(exchange.answer), TURN_END_ID, *text_ids("\n")]
     return [*tokens, *text_ids("<think>\n")] if sample.thinking else tokens
@@ -123,11 +143,16 @@ def _conversation(
         tokens.extend(ids)
         weights.extend([weight] * len(ids))
 
-    if rng.random() < 0.08:
-        add(text_ids(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"), 0.0)
+    if sample.is_bare:
+        (exchange,) = sample.exchanges
+        add(text_ids(exchange.question), 0.0)
+        add((*answer_ids(exchange), TURN_END_ID), 1.0)
+        return tokens, weights
+    if rng.random() < 0.1:
+        add(text_ids(f"<|im_start|>system\n{rng.choice(SYSTEMS)}<|im_end|>\n"), 0.0)
     last = len(sample.exchanges) - 1
     for index, exchange in enumerate(sample.exchanges):
-        add(_question(exchange, grids if index == 0 else ()), 0.0)
+        add(_question(exchange, grids if index == sample.media_turn else ()), 0.0)
         if sample.thinking and index == last:
             add(text_ids("<think>\n"), 0.0)
             thought = text_ids(exchange.thought)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import string
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ class Limits:
     min_size: int = 24  # font size in pixels
     max_size: int = 48
     largest: int = 448  # side of the canvas
+    smallest: int = 28  # height of the canvas
+    aspect: float = 4.0  # width over height at most; height over width never exceeds 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Page:
     face: str
     size: int
     lines: tuple[str, ...]
-    left: int
+    lefts: tuple[int, ...]
     tops: tuple[int, ...]
 
     @property
@@ -62,8 +65,8 @@ class Page:
         image = Image.new("RGB", (self.width, self.height), self.paper)
         draw = ImageDraw.Draw(image)
         font = fonts.load(self.face, self.size)
-        for line, top in zip(self.lines, self.tops, strict=True):
-            draw.text((self.left, top), line, font=font, fill=self.ink)
+        for line, left, top in zip(self.lines, self.lefts, self.tops, strict=True):
+            draw.text((left, top), line, font=font, fill=self.ink)
         return image
 
     def glyphs(self) -> list[Glyph]:
@@ -71,8 +74,8 @@ class Page:
         font = fonts.load(self.face, self.size)
         return [
             glyph
-            for line, top in zip(self.lines, self.tops, strict=True)
-            for glyph in glyph_boxes(line, self.left, top, font)
+            for line, left, top in zip(self.lines, self.lefts, self.tops, strict=True)
+            for glyph in glyph_boxes(line, left, top, font)
         ]
 
 
@@ -99,7 +102,9 @@ def _number(rng: random.Random) -> str:
         return f"{rng.randint(1, 31)}{rng.choice('/.-')}{rng.randint(1, 12)}"
     if kind < 0.9:
         return f"{rng.randint(0, 100)}%"
-    letters = "".join(rng.choice(string.ascii_uppercase) for _ in range(rng.randint(1, 3)))
+    letters = "".join(
+        rng.choice("ABCDEFGHJKLMNPQRSTUVWXYZ") for _ in range(rng.randint(1, 3))
+    )  # no I, O: 1 and 0 follow
     return f"{letters}{rng.choice(('-', '', ' '))}{rng.randint(0, 9999)}"
 
 
@@ -153,25 +158,42 @@ def compose(limits: Limits, faces: Sequence[str], rng: random.Random) -> Page:
         texts = tuple(line(limits.max_characters, excluded, rng) for _ in range(num_lines))
         boxes = [font.getbbox(text) for text in texts]
         ascent, descent = font.getmetrics()
-        pitch = round((ascent + descent) * rng.uniform(1.0, 1.4))
-        text_width = int(max(max(box[2], font.getlength(text)) for box, text in zip(boxes, texts))) + 1
-        overhang = max(0, -int(min(box[0] for box in boxes)))
+        pitch = round((ascent + descent) * rng.choice((rng.uniform(1.0, 1.4), rng.uniform(1.0, 1.8))))
+        widths = [int(max(box[2], font.getlength(text))) + 1 for box, text in zip(boxes, texts, strict=True)]
+        text_width, overhang = max(widths), max(0, -int(min(box[0] for box in boxes)))
         text_height = pitch * (num_lines - 1) + ascent + descent
+        canvas = _canvas(text_width + overhang, text_height, limits, rng)
+        if canvas is None:
+            continue
+        width, height = canvas
         ink, paper = colors.ink_and_paper(rng)
+        left = rng.randint(2 + overhang, max(2 + overhang, width - text_width - 2))
+        if rng.random() < 0.3:
+            left = max(2 + overhang, (width - text_width) // 2)
+        top = rng.randint(1, max(1, height - text_height - 1))
+        if rng.random() < 0.2:
+            top = max(1, (height - text_height) // 2)
+        centred = rng.random() < 0.25
+        lefts = tuple(left + (text_width - own) // 2 if centred else left for own in widths)
+        tops = tuple(top + pitch * index for index in range(num_lines))
+        return Page(width, height, ink, paper, face, size, texts, lefts, tops)
+
+
+def _canvas(text_width: int, text_height: int, limits: Limits, rng: random.Random) -> tuple[int, int] | None:
+    """Width and height: close around the text, or of any size that holds it; None where the limits forbid the one drawn."""
+    if rng.random() < 0.35:
+        width, height = (rng.randint(min(96, limits.largest), limits.largest) for _ in range(2))
+    else:
         pad = rng.choice((4, 8, 16))
-        width, height = text_width + overhang + 2 * pad, text_height + 2 * pad
         slack = 1.0 + 1.6 * rng.betavariate(1, 3)
-        width, height = max(64, round(width * slack)), max(28, round(height * (1.0 + 3 * rng.betavariate(1, 3))))
+        width = max(64, round((text_width + 2 * pad) * slack))
+        height = max(28, round((text_height + 2 * pad) * (1.0 + 3 * rng.betavariate(1, 3))))
         if rng.random() < 0.12:
             width, height = max(width, 224), max(height, 224)
         if rng.random() < 0.4:
             width, height = -(-width // 28) * 28, -(-height // 28) * 28
-        width, height = max(width, -(-height // 3)), max(height, -(-width // 4))
-        if width > limits.largest or height > limits.largest:
-            continue
-        left = rng.randint(2 + overhang, max(2 + overhang, width - text_width - 2))
-        if rng.random() < 0.25:
-            left = max(2 + overhang, (width - text_width) // 2)
-        top = rng.randint(1, max(1, height - text_height - 1))
-        tops = tuple(top + pitch * index for index in range(num_lines))
-        return Page(width, height, ink, paper, face, size, texts, left, tops)
+    width, height = max(width, limits.smallest), max(height, limits.smallest)
+    width, height = max(width, -(-height // 3)), max(height, math.ceil(width / limits.aspect))
+    if width > limits.largest or height > limits.largest or width < text_width + 4 or height < text_height + 2:
+        return None
+    return width, height

@@ -13,7 +13,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from numpy.typing import NDArray
 
 from vlm_kernels import attention, rope
 from vlm_models import Attention, Inputs, ModelConfig, plain_caches, resolve
@@ -34,7 +33,7 @@ class Batch:
     pixels: uint8 [N, P, 588]. places: int32 [N, P, 2], rows and columns of patches. real: bool [N, P]. shown: int32
     [N, P, 4], what each patch shows. tokens: int32 [B, L]. positions: int32 [3, B, L]. source: int32 [B * L], the row of
     (token embeddings, then merged patches) each token takes. target_index: int32 [T], rows of B * L that predict `target`.
-    weight: float32 [T].
+    weight: float32 [T], `total_weight` their sum. `num_samples` counts the conversations.
     """
 
     pixels: mx.array
@@ -47,6 +46,8 @@ class Batch:
     target_index: mx.array
     target: mx.array
     weight: mx.array
+    total_weight: float
+    num_samples: int
 
 
 def _round_up(value: int, step: int) -> int:
@@ -90,9 +91,21 @@ def collate(items: Sequence[Encoded]) -> Batch:
         target_index.append(row * length + asked - 1)
         target.append(item.tokens[asked])
         weight.append(item.weights[asked])
-    arrays: tuple[NDArray, ...] = (pixels, places, real, shown, tokens, positions, source)
-    ends = (np.concatenate(target_index).astype(np.int32), np.concatenate(target), np.concatenate(weight))
-    return Batch(*(mx.array(array) for array in (*arrays, *ends)))
+    weights = np.concatenate(weight)
+    return Batch(
+        pixels=mx.array(pixels),
+        places=mx.array(places),
+        real=mx.array(real),
+        shown=mx.array(shown),
+        tokens=mx.array(tokens),
+        positions=mx.array(positions),
+        source=mx.array(source),
+        target_index=mx.array(np.concatenate(target_index).astype(np.int32)),
+        target=mx.array(np.concatenate(target)),
+        weight=mx.array(weights),
+        total_weight=float(weights.sum()),
+        num_samples=len(items),
+    )
 
 
 class Network(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,7 @@ class Capacity:
     """Sizes of a packed batch; `patches` is a multiple of 4."""
 
     patches: int = 65536
-    tokens: int = 29696
+    tokens: int = 27648
     images: int = 704
     sequences: int = 832
     targets: int = 5632
@@ -58,6 +58,19 @@ def pack(draw: Callable[[random.Random], Encoded], capacity: Capacity, rng: rand
     filler = _Filler(capacity, arrays)
     while filler.add(draw(rng)):
         pass
+    filler.finish()
+
+
+def pack_all(items: Sequence[Encoded], capacity: Capacity, arrays: Arrays) -> None:
+    """Fill `arrays` with these samples, then with padding.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    filler = _Filler(capacity, arrays)
+    for number, item in enumerate(items):
+        if not filler.add(item):
+            raise ValueError(f"expected room for {len(items)} samples, it ends after {number}; raise the capacity")
     filler.finish()
 
 

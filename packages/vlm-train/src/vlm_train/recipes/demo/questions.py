@@ -77,6 +77,11 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "In which image are there more {plural}?",
         "Where are there more {plural}?",
     ),
+    "each": (
+        "How many {plural} are in the {place} image?",
+        "How many {plural} does the {place} image show?",
+        "Count the {plural} in the {place} picture.",
+    ),
     "changed": ("What changed?", "What has changed?", "What is different?", "What is the difference?"),
     "tallest": ("Which bar is tallest?", "Which bar is the tallest?", "Which bar is highest?", "Name the tallest bar."),
     "shortest": (
@@ -265,6 +270,17 @@ def about_more(
     spelled = (_spelled(kind[0], rng, canonical) if kind[0] else None, kind[1])
     question = wording("more", rng, canonical).format(plural=plural(spelled))
     return Exchange("more", question, f"first: {one}\nsecond: {two}\n", answer)
+
+
+def about_each(
+    first: Scene, second: Scene, kind: tuple[str | None, str | None], rng: random.Random, canonical: bool = False
+) -> Exchange:
+    """How many things of a kind one of two pictures shows."""
+    place, scene = rng.choice((("first", first), ("second", second)))
+    things = _counted(scene, kind)
+    spelled = (_spelled(kind[0], rng, canonical) if kind[0] else None, kind[1])
+    question = wording("each", rng, canonical).format(plural=plural(spelled), place=place)
+    return Exchange("each", question, enumerate_things(scene, things), str(len(things)))
 
 
 def about_both(first: Scene, second: Scene, rng: random.Random) -> Exchange:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from vlm_train.recipes.demo import colors, fonts
 from vlm_train.recipes.demo.colors import Rgb
 from vlm_train.recipes.demo.lines import Glyph, glyph_boxes
+from vlm_train.recipes.demo.words import WORDS
 
 # fmt: off
 GOODS = """
@@ -42,6 +43,7 @@ class Receipt:
     title: str
     total_label: str
     items: tuple[tuple[str, int], ...]
+    has_rule: bool  # a line above the total
 
     @property
     def total(self) -> int:
@@ -68,6 +70,9 @@ class Receipt:
         font = fonts.load(self.face, self.size)
         for text, left, top in self._writing():
             draw.text((left, top), text, font=font, fill=self.ink)
+        if self.has_rule:
+            y = self.top + self.pitch * (len(self._rows()) - 1)
+            draw.line((self.left, y, self.right, y), fill=self.ink)
         return image
 
     def glyphs(self) -> list[Glyph]:
@@ -86,10 +91,25 @@ def money(cents: int) -> str:
     return f"{cents // 100}.{cents % 100:02d}"
 
 
+def _names(number: int, rng: random.Random) -> list[str]:
+    """Names of different things: mostly goods, else any words, one or two at a time."""
+    names: dict[str, None] = {}
+    while len(names) < number:
+        kind = rng.random()
+        if kind < 0.65:
+            name = rng.choice(GOODS)
+        elif kind < 0.85:
+            name = rng.choice(WORDS).capitalize()
+        else:
+            name = f"{rng.choice(WORDS).capitalize()} {rng.choice((rng.choice(GOODS), rng.choice(WORDS)))}"
+        names[name] = None
+    return list(names)
+
+
 def compose(faces: Sequence[str], rng: random.Random) -> Receipt:
     """A receipt of one to five things, dark on light, all of it inside the canvas."""
     while True:
-        names = rng.sample(GOODS, rng.randint(1, 5))
+        names = _names(rng.randint(1, 5), rng)
         style = rng.random()
         shown = [name.upper() if style < 0.15 else name for name in names]
         items = tuple((name, rng.randint(50, rng.choice((999, 1999, 4999)))) for name in shown)
@@ -99,7 +119,7 @@ def compose(faces: Sequence[str], rng: random.Random) -> Receipt:
         pitch = round((ascent + descent) * rng.uniform(1.0, 1.35))
         title = rng.choice(SHOPS) if rng.random() < 0.35 else ""
         label = rng.choice(("Total", "Total", "TOTAL", "Total:"))
-        sign = "$" if rng.random() < 0.25 else ""
+        sign = rng.choice("$$$€£") if rng.random() < 0.25 else ""
         num_rows = len(items) + 1 + bool(title)
         names_width = max(font.getlength(text) for text in (*shown, label, title))
         prices_width = font.getlength(sign + "188.88")
@@ -130,4 +150,5 @@ def compose(faces: Sequence[str], rng: random.Random) -> Receipt:
             title,
             label,
             items,
+            pitch > ascent + descent and rng.random() < 0.3,
         )

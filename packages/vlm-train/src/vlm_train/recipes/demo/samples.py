@@ -24,29 +24,34 @@ Kind = tuple[str | None, str | None]
 
 # Task and share of the samples.
 MIX = (
-    ("read", 0.36),
-    ("count", 0.15),
-    ("describe", 0.06),
-    ("look", 0.06),
-    ("where", 0.06),
-    ("more", 0.10),
+    ("read", 0.39),
+    ("count", 0.10),
+    ("describe", 0.05),
+    ("look", 0.05),
+    ("where", 0.04),
+    ("more", 0.14),
     ("compare", 0.01),
     ("changed", 0.04),
     ("chart", 0.06),
-    ("receipt", 0.06),
-    ("sum", 0.03),
-    ("talk", 0.01),
+    ("receipt", 0.08),
+    ("sum", 0.025),
+    ("talk", 0.015),
 )
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures and the exchanges about them; the pictures come with the first question."""
+    """Pictures and the exchanges about them; the pictures come with the question number `media_turn`.
+
+    A bare sample has no chat template around its question, and no pictures.
+    """
 
     pictures: tuple[Picture, ...]
     images: tuple[Image.Image, ...]
     exchanges: tuple[Exchange, ...]
     thinking: bool
+    media_turn: int = 0
+    is_bare: bool = False
 
 
 def limits(progress: float, rng: random.Random) -> Limits:
@@ -56,11 +61,13 @@ def limits(progress: float, rng: random.Random) -> Limits:
     if progress < 0.04:
         return Limits(max_characters=8, min_size=22, max_size=48, largest=336)
     hard = rng.random()
-    if hard < 0.6:
+    if hard < 0.2 or (hard < 0.6 and progress < 0.2):
         return Limits(max_characters=8, min_size=20, max_size=56)
-    if hard < 0.85 or progress < 0.1:
+    if hard < 0.4 or progress < 0.1:
         return Limits(max_characters=16, min_size=16, max_size=48)
-    return Limits(max_characters=16, max_lines=3, min_size=14, max_size=40)
+    if hard < 0.75:
+        return Limits(max_characters=16, max_lines=3, min_size=14, max_size=48, smallest=96, aspect=3.0)
+    return Limits(max_characters=16, max_lines=3, min_size=13, max_size=30)
 
 
 def draw(progress: float, faces: Sequence[str], rng: random.Random) -> Sample:
@@ -69,8 +76,10 @@ def draw(progress: float, faces: Sequence[str], rng: random.Random) -> Sample:
     thinking = rng.random() < 0.25
     if task == "read":
         page = lines.compose(limits(progress, rng), faces, rng)
-        exchange = questions.about_text(page.text, rng)
-        return _sample((page,), [exchange], thinking, rng)
+        exchanges = [questions.about_text(page.text, rng)]
+        if rng.random() < 0.05:  # asked again in other words
+            exchanges.append(questions.about_text(page.text, rng))
+        return _sample((page,), exchanges, thinking, rng)
     if task == "chart":
         chart = charts.compose(faces, rng)
         return _sample((chart,), chart_questions(chart, rng), thinking, rng)
@@ -82,16 +91,20 @@ def draw(progress: float, faces: Sequence[str], rng: random.Random) -> Sample:
         first, second, change = two_versions(rng)
         return _sample((first, second), [questions.about_change(first, second, change, rng)], thinking, rng)
     if task == "sum":
-        return _sample((), [questions.about_sum(rng, held_out=False)], thinking, rng)
+        return _text_sample(questions.about_sum(rng, held_out=False), thinking, rng)
     if task == "talk":
-        return _sample((), [questions.about_nothing(rng)], thinking, rng)
+        return _text_sample(questions.about_nothing(rng), thinking, rng)
     if task in ("more", "compare"):
         first, second, kind = two_scenes(rng, most=4 if task == "compare" or progress < 0.03 else 9)
         if task == "compare":
             return _sample((first, second), [questions.about_both(first, second, rng)], thinking, rng)
         exchanges = [questions.about_more(first, second, kind, rng)]
-        if rng.random() < 0.5:
+        if rng.random() < 0.35:
             exchanges.append(questions.about_more(first, second, any_kind(rng), rng))
+        if rng.random() < 0.5:
+            exchanges.append(questions.about_each(first, second, kind, rng))
+        if rng.random() < 0.2:
+            rng.shuffle(exchanges)
         return _sample((first, second), exchanges, thinking, rng)
     if task == "count":
         scene, kind = scene_to_count(rng, most=4 if progress < 0.012 else 9)
@@ -166,6 +179,12 @@ def _others(kind: Kind, number: int, rng: random.Random) -> list[tuple[str, str]
     return others
 
 
+_COMMON = (
+    *((256, 256), (300, 200), (300, 300), (320, 240), (336, 336), (400, 300), (400, 400), (448, 448), (448, 224)),
+    *((512, 512), (640, 480), (480, 640), (600, 400), (512, 384), (800, 600)),
+)
+
+
 def _canvas(number: int, rng: random.Random, largest: int = 448) -> tuple[int, int]:
     if largest == 448 and rng.random() < 0.06:  # larger pictures are shrunk to the pixel limit
         return rng.choice(((512, 512), (640, 480), (480, 640), (600, 400), (512, 384), (800, 600)))
@@ -218,20 +237,31 @@ def two_scenes(rng: random.Random, most: int = 9) -> tuple[Scene, Scene, Kind]:
     else:
         two = rng.randint(0, most)
     pair = []
-    largest = 280 if rng.random() < 0.6 else 448
-    size = _canvas(9, rng, largest) if rng.random() < 0.5 else None
+    is_large = rng.random() < 0.6
+    size = _pair_canvas(9, is_large, rng) if rng.random() < 0.4 else None
     for number in (one, two):
         kinds = _things(kind, number, rng) + _others(kind, rng.randint(0, 3), rng)
         rng.shuffle(kinds)
-        width, height = size if size and size[0] * size[1] >= len(kinds) * 2600 else _canvas(len(kinds), rng, largest)
+        fits = size is not None and size[0] * size[1] >= len(kinds) * 2600
+        width, height = size if size and fits else _pair_canvas(len(kinds), is_large and rng.random() < 0.8, rng)
         pair.append(scenes.compose(kinds, width, height, rng))
     return pair[0], pair[1], kind
+
+
+def _pair_canvas(number: int, is_large: bool, rng: random.Random) -> tuple[int, int]:
+    """Width and height of one picture of a pair: any size from 224 to 448 and common larger ones, or small."""
+    if not is_large:
+        return _canvas(number, rng, 280)
+    if rng.random() < 0.4:
+        return rng.choice(_COMMON)
+    width, height = rng.randint(224, 448), rng.randint(180, 448)
+    return width, height
 
 
 def two_versions(rng: random.Random) -> tuple[Scene, Scene, str]:
     """A scene, the same scene with one thing moved, recoloured, added or removed, and what changed in words."""
     while True:
-        scene = scene_to_place(rng, largest=280)
+        scene = scene_to_place(rng, largest=280 if rng.random() < 0.6 else 448)
         names = [(thing.color, thing.shape) for thing in scene.things]
         unique = [t for t in scene.things if names.count((t.color, t.shape)) == 1 and scene.is_clear(t)]
         kind = rng.choice(
@@ -280,7 +310,26 @@ def two_versions(rng: random.Random) -> tuple[Scene, Scene, str]:
 def _sample(pictures: tuple[Picture, ...], exchanges: list[Exchange], thinking: bool, rng: random.Random) -> Sample:
     images = tuple(_worn(picture.draw(), rng) for picture in pictures)
     exchanges = list({exchange.question: exchange for exchange in exchanges}.values())
+    aside = rng.random()
+    if aside < 0.04:  # a word before the picture is shown
+        return Sample(pictures, images, (_aside(rng), *exchanges), thinking, media_turn=1)
+    if aside < 0.08:  # or between the questions about it
+        exchanges.insert(rng.randint(1, len(exchanges)), _aside(rng))
     return Sample(pictures, images, tuple(exchanges), thinking)
+
+
+def _aside(rng: random.Random) -> Exchange:
+    return questions.about_sum(rng, held_out=False) if rng.random() < 0.4 else questions.about_nothing(rng)
+
+
+def _text_sample(exchange: Exchange, thinking: bool, rng: random.Random) -> Sample:
+    """Text alone: in a chat of one or two turns, or bare, as a prompt without a template."""
+    kind = rng.random()
+    if kind < 0.25:
+        return Sample((), (), (exchange,), thinking=False, is_bare=True)
+    if kind < 0.4:
+        return Sample((), (), (_aside(rng), exchange), thinking)
+    return Sample((), (), (exchange,), thinking)
 
 
 def _worn(image: Image.Image, rng: random.Random) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -107,6 +108,10 @@ def compose(kinds: list[tuple[str, str]], width: int, height: int, rng: random.R
     """
     side = min(width, height)
     while True:
+        if kinds and rng.random() < 0.25:
+            regular = _on_grid(kinds, width, height, rng)
+            if regular is not None:
+                return regular
         paper = colors.background(rng)
         outlined = rng.random() < 0.15
         room = (width * height / max(1, len(kinds))) ** 0.5
@@ -121,6 +126,27 @@ def compose(kinds: list[tuple[str, str]], width: int, height: int, rng: random.R
             things.append(thing)
         else:
             return Scene(width, height, paper, tuple(things))
+
+
+def _on_grid(kinds: list[tuple[str, str]], width: int, height: int, rng: random.Random) -> Scene | None:
+    """One thing in each of as many cells of a square grid, a little off its middle; None where they do not fit."""
+    paper, side = colors.background(rng), math.ceil(len(kinds) ** 0.5)
+    side += len(kinds) == 1 and rng.random() < 0.5
+    cells = rng.sample([(row, column) for row in range(side) for column in range(side)], len(kinds))
+    things: list[Thing] = []
+    for (color, shape), (row, column) in zip(kinds, cells, strict=True):
+        fill = colors.shade(color, rng)
+        size = int(min(rng.uniform(0.4, 0.8) * min(width, height) / side, 0.42 * min(width, height)))
+        left = int((column + 0.5 + rng.uniform(-0.12, 0.12)) * width / side - size / 2)
+        top = int((row + 0.5 + rng.uniform(-0.12, 0.12)) * height / side - size / 2)
+        if size < _SMALLEST or colors.distance(fill, paper) < colors.MIN_CONTRAST:
+            return None
+        thing = Thing(shape, color, shapes.form(shape, size, rng), fill, None, left, top)
+        inside = left >= 1 and top >= 1 and left + size < width and top + size < height
+        if not inside or not all(is_apart(thing, other) for other in things):
+            return None
+        things.append(thing)
+    return Scene(width, height, paper, tuple(things))
 
 
 def _place(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import random
 import time
@@ -15,10 +16,11 @@ from typing import Any, cast
 import mlx.core as mx
 import numpy as np
 
+from vlm_models import load
 from vlm_train.errors import ResumeError
 from vlm_train.recipes.demo import encoding, layout, samples
 from vlm_train.recipes.demo.encoding import Encoded
-from vlm_train.recipes.demo.network import Network, checkpoint, collate, losses
+from vlm_train.recipes.demo.network import Batch, Network, checkpoint, collate, losses
 from vlm_train.recipes.demo.optimizer import Optimizer
 from vlm_train.recipes.demo.parameters import added, cast_to, named, tree_of
 
@@ -38,20 +40,34 @@ class Settings:
     tail: float = 0.45  # share of the steps in which it falls to zero
     seed: int = 1
     dtype: str = "bfloat16"
+    minutes: float = 0.0  # end here even if `steps` are not done, the rate falling in time; 0: no such end
+    start: float = 0.0  # how far through the curriculum to start, 0 to 1
 
 
-def schedule(settings: Settings, step: int) -> float:
+def progress(settings: Settings, step: float, elapsed: float = 0.0) -> float:
+    """How much of the run is over (0 to 1) before a step, `elapsed` seconds of training after its start."""
+    return max(step / settings.steps, elapsed / 60 / settings.minutes if settings.minutes else 0.0)
+
+
+def schedule(settings: Settings, step: int, elapsed: float = 0.0) -> float:
     """The rate of a step, counted from 0."""
-    progress = (step + 0.5) / settings.steps
-    return settings.rate * max(0.0, min(1.0, progress / settings.warm, (1 - progress) / settings.tail))
+    done = progress(settings, step + 0.5, elapsed)
+    warmed = (step + 0.5) / settings.steps / settings.warm
+    return settings.rate * max(0.0, min(1.0, warmed, (1 - done) / settings.tail))
 
 
 def draw_batch(settings: Settings, step: int, faces: tuple[str, ...]) -> list[Encoded]:
     """The samples of a step, small pictures first; the same arguments give the same samples."""
     rng = random.Random(f"{settings.seed}/{step}")
-    drawn = [samples.draw(step / settings.steps, faces, rng) for _ in range(settings.batch)]
+    hardness = settings.start + (1 - settings.start) * step / settings.steps
+    drawn = [samples.draw(hardness, faces, rng) for _ in range(settings.batch)]
     encoded = [encoding.encode(sample, rng) for sample in drawn]
     return sorted(encoded, key=lambda item: (max((len(p) for p in item.patches), default=0), len(item.tokens)))
+
+
+def padded(settings: Settings, items: list[Encoded]) -> list[Batch]:
+    """The samples of a step in groups that go through the model together."""
+    return [collate(items[start : start + settings.group]) for start in range(0, len(items), settings.group)]
 
 
 def batches(settings: Settings, first: int, faces: tuple[str, ...], processes: int) -> Generator[list[Encoded]]:
@@ -82,69 +98,99 @@ class Trainer:
         self.settings, self.faces = settings, faces
         self.network = Network(config or layout.config(), settings.seed)
         self.optimizer = Optimizer(self.network.trainable_parameters())
-        self.step = 0
+        self.step, self.elapsed = 0, 0.0
         self._dtype = {"bfloat16": mx.bfloat16, "float32": mx.float32}[settings.dtype]
 
-    def learn(self, items: list[Encoded]) -> dict[str, float]:
-        """One step on the samples of a batch; its losses."""
-        weight = float(sum(item.weights.sum() for item in items))
-        patch_share = 0.5 if self.step / self.settings.steps < 0.3 else 0.15
+    def start_from(self, folder: Path | str) -> None:
+        """Take the weights of a checkpoint folder; the patch head, which no checkpoint has, stays new.
+
+        Raises:
+            VlmError: the checkpoint cannot be loaded or is of another architecture.
+        """
+        loaded = load(folder, dtype=mx.float32)
+        own = {name: value.shape for name, value in named(self.network.model.parameters())}
+        if {name: value.shape for name, value in named(loaded.model.parameters())} != own:
+            raise ResumeError(f"expected a checkpoint of the demo's architecture, {folder} has another")
+        self.network.model.update(loaded.model.parameters())
+
+    def learn(self, groups: list[Batch]) -> dict[str, float]:
+        """One step on the samples of a batch, padded in groups; its losses."""
+        weight, count = sum(group.total_weight for group in groups), sum(group.num_samples for group in groups)
+        hardness = self.settings.start + (1 - self.settings.start) * self.step / self.settings.steps
+        patch_share = 0.5 if hardness < 0.3 else 0.15
         master = self.network.trainable_parameters()
 
-        def objective(parameters: Any, group: list[Encoded]) -> tuple[mx.array, tuple[mx.array, mx.array]]:
+        def objective(parameters: Any, group: Batch) -> tuple[mx.array, tuple[mx.array, mx.array]]:
             self.network.update(parameters)
-            answers, _, patches, patch_weight = losses(self.network, collate(group), self._dtype)
-            shown = patches / patch_weight * (len(group) / len(items))
+            answers, _, patches, patch_weight = losses(self.network, group, self._dtype)
+            shown = patches / patch_weight * (group.num_samples / count)
             return answers / weight + patch_share * shown, (answers / weight, shown)
 
-        total, loss, shown_loss = None, 0.0, 0.0
+        total, loss, shown_loss = None, mx.array(0.0), mx.array(0.0)
         low = cast_to(master, self._dtype)
-        for start in range(0, len(items), self.settings.group):
-            group = items[start : start + self.settings.group]
+        for group in groups:
             (_, parts), gradients = mx.value_and_grad(objective)(low, group)
             gradients = cast_to(gradients, mx.float32)
             total = gradients if total is None else added(total, gradients)
-            mx.eval(total, parts)
-            loss, shown_loss = loss + float(parts[0]), shown_loss + float(parts[1])
-        self.network.update(self.optimizer.update(master, total, schedule(self.settings, self.step)))
+            loss, shown_loss = loss + parts[0], shown_loss + parts[1]
+            mx.async_eval(total, loss, shown_loss)
+        rate = schedule(self.settings, self.step, self.elapsed)
+        self.network.update(self.optimizer.update(master, total, rate))
         mx.eval(self.network.parameters(), self.optimizer.state)
         self.step += 1
-        return {"loss": loss, "patch_loss": shown_loss}
+        return {"loss": float(loss), "patch_loss": float(shown_loss)}
 
     def run(
-        self, out: Path, *, until: int | None = None, processes: int = 0, note_every: int = 50, save_every: int = 1000
+        self,
+        out: Path,
+        *,
+        until: int | None = None,
+        processes: int = 0,
+        note_every: int = 50,
+        save_every: int = 1000,
+        save_seconds: float = math.inf,
     ) -> None:
-        """Train up to step `until` (default: the end), noting losses in `log.jsonl` and saving the state in `out`."""
+        """Train up to step `until` (default: the end), noting losses in `log.jsonl` and saving the state in `out`.
+
+        Args:
+            save_every, save_seconds: save after so many steps, and when so much time has passed since the last time.
+        """
         out.mkdir(parents=True, exist_ok=True)
         last = self.settings.steps if until is None else min(until, self.settings.steps)
         began, sums, count = time.perf_counter(), {"loss": 0.0, "patch_loss": 0.0}, 0
+        started, saved = began - self.elapsed, began
         with (out / LOG).open("a", encoding="utf-8") as log:
             source = batches(self.settings, self.step, self.faces, processes)
-            while self.step < last:
-                for name, value in self.learn(next(source)).items():
+            while self.step < last and progress(self.settings, self.step, self.elapsed) < 1:
+                for name, value in self.learn(padded(self.settings, next(source))).items():
                     sums[name] += value
                 count += 1
-                if self.step % note_every == 0 or self.step == last:
+                self.elapsed = time.perf_counter() - started
+                is_last = self.step == last or progress(self.settings, self.step, self.elapsed) >= 1
+                if self.step % note_every == 0 or is_last:
                     took = time.perf_counter() - began
                     record = {"step": self.step, **{name: value / count for name, value in sums.items()}}
                     record["samples_per_second"] = round(count * self.settings.batch / took, 1)
+                    record["seconds"] = round(self.elapsed, 1)
                     log.write(json.dumps(record) + "\n")
                     log.flush()
                     began, sums, count = time.perf_counter(), dict.fromkeys(sums, 0.0), 0
-                if self.step % save_every == 0 or self.step == last:
+                if self.step % save_every == 0 or is_last or time.perf_counter() - saved > save_seconds:
                     self.save(out)
+                    saved = time.perf_counter()
             source.close()
 
     def save(self, out: Path) -> None:
         """Write the state to continue from and the checkpoint folder."""
         state = {f"weight/{name}": value for name, value in named(self.network.parameters())}
-        metadata = {"step": str(self.step), "settings": json.dumps(asdict(self.settings))}
+        metadata = {"step": str(self.step), "elapsed": str(self.elapsed), "settings": json.dumps(asdict(self.settings))}
         temporary = out / f"new-{STATE}"
         mx.save_safetensors(str(temporary), {**state, **self.optimizer.state}, metadata)
         temporary.replace(out / STATE)
         layout.write(out / "checkpoint")
         weights = checkpoint(self.network, mx.bfloat16)
-        mx.save_safetensors(str(out / "checkpoint" / "model.safetensors"), weights, {"format": "pt"})
+        mx.save_safetensors(str(out / "new-model.safetensors"), weights, {"format": "pt"})
+        (out / "new-model.safetensors").replace(out / "checkpoint" / "model.safetensors")
 
     def resume(self, path: Path) -> None:
         """Continue from a saved state.
@@ -169,6 +215,7 @@ class Trainer:
         self.network.update(tree_of(weights.items()))
         self.optimizer.state = {name: arrays[name] for name in self.optimizer.state}
         self.step = self.optimizer.step_number = int(metadata["step"])
+        self.elapsed = float(metadata["elapsed"])
 
 
 def num_parameters(network: Network) -> int:
