@@ -86,6 +86,8 @@ class DecoderConfig:
             out_bias=self.out_bias,
             qk_norm_eps=self.norm_eps if self.qk_norm else None,
             window=self.windows[layer],
+            # a block there is only what may not be cut
+            sees_blocks=self.rope.trained is None,
         )
 
 
@@ -153,7 +155,7 @@ class Decoder(nn.Module):
     ) -> Output:
         """residuals: arrays [B, L, dim] added after the first layers, one each (deepstack)."""
         x = inputs.embeds
-        tables = self._rope(positions)
+        tables = self._rope(positions, plan=attention)
         for index, (layer, layer_cache) in enumerate(zip(self.layers, cache, strict=True)):
             x = layer(x, tables, attention, layer_cache)
             if index < len(residuals):
@@ -163,6 +165,10 @@ class Decoder(nn.Module):
 
     def head(self, hidden: mx.array) -> mx.array:
         return self.embed_tokens.as_linear(hidden) if self.config.tied else self.lm_head(hidden)
+
+    @property
+    def whole_beyond(self) -> int | None:
+        return self.config.rope.trained
 
     def cache_spec(self) -> tuple[CacheSpec, ...]:
         heads, size = self.config.num_kv_heads, self.config.head_dim

@@ -1,5 +1,5 @@
-"""Gemma 1, 2 and 3 (arXiv:2403.08295, 2408.00118, 2503.19786): Llama-like layers with norms of 1 + weight, scaled text embeddings
-and a tied head; since Gemma 2 norms around both branches, sliding layers and soft caps; since Gemma 3 normed q and k and a
+"""Gemma 1, 2 and 3 (arXiv:2403.08295, 2408.00118, 2503.19786): Llama-like layers with norms of 1 + weight and scaled text
+embeddings; since Gemma 2 norms around both branches, sliding layers and soft caps; since Gemma 3 normed q and k and a
 rotary base per kind of layer."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..core.config import check, expect, take
 from ..core.inputs import Inputs, Output
 from ..core.model import Select, selected
 from ..layers.attention import AttentionShape, CausalAttention, Tables
-from ..layers.linear import Embedding
+from ..layers.linear import Embedding, Linear
 from ..layers.mlp import GatedMlp, gated
 from ..layers.norm import RMSNorm
 from ..layers.rope import Rope, RopeConfig
@@ -90,13 +90,18 @@ class GemmaConfig:
     softcap: float | None
     logit_cap: float | None
     blocks_beyond_window: bool
+    tied: bool
 
     @classmethod
-    def from_hf(cls, hf: Mapping[str, Any], default: str, *, blocks_beyond_window: bool = False) -> GemmaConfig:
-        """From a text_config; `default`: its model_type where it names none. Raises ConfigError."""
+    def from_hf(
+        cls, hf: Mapping[str, Any], default: str, *, tied: bool, blocks_beyond_window: bool = False
+    ) -> GemmaConfig:
+        """From a text_config; `default`: its model_type where it names none. tied: what the whole model's configuration says.
+
+        Raises ConfigError."""
         name = expect({"model_type": hf.get("model_type", default)}, "model_type", *_DEFAULTS)
-        hf = _DEFAULTS[name] | {key: value for key, value in hf.items() if value is not None}
-        expect(hf, "tie_word_embeddings", True)
+        caps = ("attn_logit_softcapping", "final_logit_softcapping")  # null there means none
+        hf = _DEFAULTS[name] | {key: value for key, value in hf.items() if value is not None or key in caps}
         # PaliGemma's files of transformers 5 say true of what its prompt does anyway
         expect(hf, "use_bidirectional_attention", False, *((True,) if blocks_beyond_window else ()))
         layers, heads, head_dim = (
@@ -119,7 +124,7 @@ class GemmaConfig:
             norm_eps=take(hf, "rms_norm_eps", float),
             scale=take(hf, "query_pre_attn_scalar", float, float(head_dim)) ** -0.5,
             windows=_windows(hf, layers) if name != "gemma" else (None,) * layers,
-            ropes=two_ropes(hf, head_dim) if third else (RopeConfig.from_hf(hf, head_dim),) * 2,
+            ropes=two_ropes(hf, head_dim) if third else (RopeConfig.from_hf(hf, head_dim).fixed(),) * 2,
             bias=take(hf, "attention_bias", bool, False),
             has_post_norms=name != "gemma",
             qk_norm=third,
@@ -127,6 +132,7 @@ class GemmaConfig:
             softcap=take(hf, "attn_logit_softcapping", float, None) if name == "gemma2" else None,
             logit_cap=take(hf, "final_logit_softcapping", float, None) if name == "gemma2" else None,
             blocks_beyond_window=blocks_beyond_window,
+            tied=tied,
         )
 
     def attention(self, layer: int) -> AttentionShape:
@@ -160,11 +166,12 @@ def two_ropes(hf: Mapping[str, Any], head_dim: int) -> tuple[RopeConfig, RopeCon
     """Of full and of sliding layers: by kind of layer as transformers 5 saves them, or rope_theta and rope_local_base_freq."""
     if isinstance(hf.get("rope_parameters"), Mapping):
         full, local = (
-            RopeConfig.from_hf(hf, head_dim, layer_type=kind) for kind in ("full_attention", "sliding_attention")
+            RopeConfig.from_hf(hf, head_dim, layer_type=kind).fixed()
+            for kind in ("full_attention", "sliding_attention")
         )
         return full, local
     base = take(hf, "rope_local_base_freq", float)
-    return RopeConfig.from_hf(hf, head_dim), RopeConfig(head_dim, base)
+    return RopeConfig.from_hf(hf, head_dim).fixed(), RopeConfig(head_dim, base)
 
 
 class GemmaAttention(CausalAttention):
@@ -205,6 +212,8 @@ class GemmaDecoder(nn.Module):
         self.embed_tokens = Embedding(config.vocab_size, config.dim)
         self.layers = [GemmaLayer(config, layer) for layer in range(config.num_layers)]
         self.norm = RMSNorm(config.dim, config.norm_eps, offset=1.0)
+        if not config.tied:
+            self.lm_head = Linear(config.dim, config.vocab_size, bias=False)
         self._ropes = tuple(Rope(rope) for rope in config.ropes)
 
     def embed(self, tokens: mx.array) -> mx.array:
@@ -228,7 +237,8 @@ class GemmaDecoder(nn.Module):
         for layer, layer_cache, window in zip(self.layers, cache, self.config.windows, strict=True):
             x = layer(x, full if window is None else local, attention, layer_cache)
         hidden = self.norm(x)
-        logits = self.embed_tokens.as_linear(selected(hidden, select))
+        rows = selected(hidden, select)
+        logits = self.embed_tokens.as_linear(rows) if self.config.tied else self.lm_head(rows)
         cap = self.config.logit_cap
         return Output(logits if cap is None else mx.tanh(logits / cap) * cap, hidden)
 

@@ -34,7 +34,7 @@ class GraniteConfig(DecoderConfig):
             "attention_scale": take(hf, "attention_multiplier", float, 1.0),
             "logits": take(hf, "logits_scaling", float, 1.0),
         }
-        return super().from_hf(hf, **factors, **fixed)  # type: ignore[return-value]
+        return super().from_hf(hf, **(factors | fixed))  # type: ignore[return-value]
 
     def attention(self, layer: int) -> AttentionShape:
         return replace(super().attention(layer), scale=self.attention_scale)

@@ -48,7 +48,7 @@ class HybridConfig(DecoderConfig):
         sections = base.rope.sections or (11, 11, 10)
         check(sum(sections) == base.rope.dim // 2, f"mrope_section {sections} must sum to {base.rope.dim // 2}")
         own = {
-            "rope": replace(base.rope, sections=sections, interleaved=True),
+            "rope": replace(base.rope.fixed(), sections=sections, interleaved=True),
             "delta": _delta(hf, base),
             "linear": _linear_layers(hf, num_layers),
             "moe": _experts(hf, base) if has_experts else None,

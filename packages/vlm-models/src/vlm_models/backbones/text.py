@@ -72,8 +72,9 @@ _CONFIGS: dict[str, type[DecoderConfig]] = {
 def text_config(hf: Mapping[str, Any], *, tied: bool | None = None, kind: str | None = None) -> DecoderConfig:
     """The decoder of a text_config, told apart by its model_type (or `kind` where it has none).
 
-    tied: what the whole model's configuration says about tied embeddings; None: the text_config decides. Raises ConfigError for
-    a model_type that is not in the table."""
+    tied: what the whole model's configuration says about tied embeddings; None: the text_config decides. The reference's classes
+    have a head of their own, which does not divide Granite's logits; so they are not here. Raises ConfigError for a model_type
+    that is not in the table."""
     name = expect({"model_type": hf.get("model_type", kind)}, "model_type", *_DEFAULTS)
     values = _DEFAULTS[name] | dict(hf)
     fixed: dict[str, Any] = {"tied": take(values, "tie_word_embeddings", bool, False) if tied is None else tied}
@@ -81,6 +82,7 @@ def text_config(hf: Mapping[str, Any], *, tied: bool | None = None, kind: str | 
     match name:
         case "llama" | "granite" | "granite4_vision_text":
             fixed |= {"qkv_bias": bias, "out_bias": bias, "mlp_bias": take(values, "mlp_bias", bool, False)}
+            fixed |= {"logits": 1.0} if name == "granite" else {}
         case "qwen2":
             fixed |= {"qkv_bias": True}
         case "qwen3":

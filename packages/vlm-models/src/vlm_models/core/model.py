@@ -65,6 +65,11 @@ class Model(nn.Module):
         return self.embed(tokens, (), ())
 
     @property
+    def whole_beyond(self) -> int | None:
+        """Prompts of more tokens than this are computed in one piece; None: all may be cut."""
+        return None
+
+    @property
     def dtype(self) -> mx.Dtype:
         """Type of the activations: that of the text embedding's output."""
         return self.embed(mx.zeros((1, 1), mx.int32), (), ()).embeds.dtype

@@ -65,6 +65,30 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class DropCopy:
+    """DropCopy(path, of): a second copy of what the module `of` holds (a tied head). Raises WeightError where the two differ:
+    then the configuration says tied of a checkpoint that is not."""
+
+    path: str
+    of: str
+
+    def apply(self, tensors: Tensors, wanted: Shapes, is_mlx: bool) -> Tensors:
+        result: Tensors = {}
+        for name, value in tensors.items():
+            module, _, part = name.rpartition(".")
+            if module != self.path:
+                result[name] = value
+                continue
+            twin = tensors.get(f"{self.of}.{part}")
+            if twin is not None and not mx.array_equal(value, twin).item():
+                raise WeightError(
+                    f"{name} differs from {self.of}.{part}, which the configuration ties it to; "
+                    "is tie_word_embeddings to be false?"
+                )
+        return result
+
+
+@dataclass(frozen=True)
 class Split:
     """Split(pattern, into, axis, sizes): one tensor becomes several along an axis; equal parts unless sizes are given."""
 

@@ -136,7 +136,7 @@ class QueryReader(nn.Module):
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.query_768 = Embedding(_FEW, config.dim)
         self.query_1024 = Embedding(_MANY, config.dim)
-        self._rope = Rope(config.rope)
+        self._rope = Rope(config.rope.fixed())
 
     def __call__(self, cells: mx.array) -> mx.array:
         """[n, cells, dim] -> [n, queries, dim]."""

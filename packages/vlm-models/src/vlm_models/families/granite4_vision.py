@@ -150,7 +150,7 @@ class LevelDecoder(GraniteDecoder):
         select: Select = None,
         residuals: Sequence[mx.array] = (),
     ) -> Output:
-        x, tables = inputs.embeds * self.factors[0], self._rope(positions)
+        x, tables = inputs.embeds * self.factors[0], self._rope(positions, plan=attention)
         for index, (layer, layer_cache) in enumerate(zip(self.layers, cache, strict=True)):
             if str(index) in inputs.per_token:
                 x = x + inputs.per_token[str(index)]

@@ -7,13 +7,12 @@ LlavaNextForConditionalGeneration, which leaves out Granite's division of the lo
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
 from ..backbones.decoder import DecoderConfig
-from ..backbones.granite import GraniteConfig
 from ..backbones.text import text_config, text_decoder
 from ..core.config import check, expect, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
@@ -69,8 +68,6 @@ class Config:
         act = take(hf, "projector_hidden_act", str, "gelu")
         activation(act)
         text = text_config(sub(hf, "text_config"), tied=take(hf, "tie_word_embeddings", bool, False), kind="llama")
-        if isinstance(text, GraniteConfig):
-            text = replace(text, logits=1.0)
         side = tower.image // tower.patch
         check(
             tower.num_tokens - drop_first == side**2,

@@ -46,9 +46,10 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
+        tied = take(hf, "tie_word_embeddings", bool, True)
         return cls(
             SiglipConfig.from_hf(sub(hf, "vision_config")),
-            GemmaConfig.from_hf(sub(hf, "text_config"), "gemma", blocks_beyond_window=True),
+            GemmaConfig.from_hf(sub(hf, "text_config"), "gemma", tied=tied, blocks_beyond_window=True),
             take(hf, "image_token_index", int, take(hf, "image_token_id", int, 256000)),
             take(hf, "bos_token_id", int, take(sub(hf, "text_config"), "bos_token_id", int, 2)),
         )
@@ -79,7 +80,7 @@ def weights(config: Config) -> Sequence[Rule]:
     return (
         *tower_rules(),
         Rename("model.multi_modal_projector.*", "multi_modal_projector.*"),
-        *decoder_rules(tied=True),
+        *decoder_rules(tied=config.text.tied),
         Flatten("vision_tower.embeddings.patch_embedding.weight"),
     )
 

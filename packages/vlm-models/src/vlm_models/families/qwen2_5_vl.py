@@ -39,7 +39,7 @@ class Config:
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         # published files keep the text values at the top level, transformers 5 nests them
         text = hf.get("text_config") or hf
-        tied = take(hf, "tie_word_embeddings", bool, take(text, "tie_word_embeddings", bool, False))
+        tied = any(take(part, "tie_word_embeddings", bool, False) for part in (hf, text))
         decoder = DecoderConfig.from_hf(text, qkv_bias=True, tied=tied)
         sections = decoder.rope.sections or (16, 24, 24)
         check(sum(sections) == decoder.rope.dim // 2, f"mrope_section {sections} must sum to {decoder.rope.dim // 2}")

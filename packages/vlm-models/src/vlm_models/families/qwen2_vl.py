@@ -19,7 +19,7 @@ from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, Inputs, MediaItem, Output, Span
 from ..core.model import Model as BaseModel
 from ..core.model import Select
-from ..core.weights import Drop, Flatten, Rename, Rule
+from ..core.weights import Drop, DropCopy, Flatten, Rename, Rule
 from ..fusion.names import conversion_names
 from ..fusion.scatter import scatter
 from ..processing.base import Processing
@@ -39,12 +39,10 @@ class Config:
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         # published files keep the text values at the top level, transformers 5 nests them
         text = dict(hf.get("text_config") or hf)
-        text.setdefault("tie_word_embeddings", hf.get("tie_word_embeddings", False))
+        tied = any(take(part, "tie_word_embeddings", bool, False) for part in (hf, text))
         config = cls(
             QwenVitConfig.from_hf(sub(hf, "vision_config")),
-            DecoderConfig.from_hf(
-                text, qkv_bias=True, tied=take(hf, "tie_word_embeddings", bool, text["tie_word_embeddings"])
-            ),
+            DecoderConfig.from_hf(text, qkv_bias=True, tied=tied),
             take(hf, "image_token_id", int, 151655),
             take(hf, "video_token_id", int, 151656),
         )
@@ -96,7 +94,7 @@ def weights(config: Config) -> Sequence[Rule]:
         Flatten("visual.patch_embed.proj.weight"),
     ]
     if config.text.tied:
-        rules.append(Drop("language_model.lm_head.*"))
+        rules.append(DropCopy("language_model.lm_head", "language_model.embed_tokens"))
     return rules
 
 

@@ -12,7 +12,7 @@ from ..core.attention import Attention
 from ..core.cache import CacheSpec
 from ..core.inputs import Features, Inputs, Output, Span
 from ..core.model import Model, Select
-from ..core.weights import Drop, Rename, Rule, Unflatten
+from ..core.weights import Drop, DropCopy, Rename, Rule, Unflatten
 from .scatter import scatter
 
 
@@ -39,6 +39,10 @@ class DecoderModel(Model):
     def cache_spec(self) -> tuple[CacheSpec, ...]:
         return self.language_model.cache_spec()
 
+    @property
+    def whole_beyond(self) -> int | None:
+        return self.language_model.whole_beyond
+
 
 def decoder_rules(*, tied: bool) -> tuple[Rule, ...]:
     """Names of the text side in all layouts: model.language_model.* and lm_head.*, language_model.model.* and
@@ -50,7 +54,7 @@ def decoder_rules(*, tied: bool) -> tuple[Rule, ...]:
         Drop("*.rotary_emb.inv_freq"),
     ]
     if tied:
-        rules.append(Drop("language_model.lm_head.*"))
+        rules.append(DropCopy("language_model.lm_head", "language_model.embed_tokens"))
     return tuple(rules)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ..core.attention import Attention
 from ..core.config import check, take
 from ..errors import ConfigError
 
@@ -66,6 +67,20 @@ class RopeConfig:
             sections=None if sections is None else tuple(sections),
             interleaved=bool(given.get("mrope_interleaved", False)),
         )
+
+    @property
+    def trained(self) -> int | None:
+        """The length beyond which frequencies depend on the length of the sequence; None for kinds whose never do."""
+        if self.kind == "dynamic":
+            return self.max_positions
+        if self.kind == "longrope":
+            return (self.parameters or {}).get("original_max_position_embeddings") or self.max_positions
+        return None
+
+    def fixed(self) -> RopeConfig:
+        """The same, for decoders that have no place for lengths. Raises ConfigError for kinds that depend on them."""
+        check(self.trained is None, f"rope type {self.kind!r} is not supported by this decoder")
+        return self
 
 
 def frequencies(config: RopeConfig, length: int | None = None) -> tuple[np.ndarray, float]:
@@ -137,7 +152,8 @@ def _llama3(base: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
 def _longrope(
     base: np.ndarray, config: RopeConfig, given: Mapping[str, Any], length: int | None
 ) -> tuple[np.ndarray, float]:
-    trained = given.get("original_max_position_embeddings") or config.max_positions
+    trained = config.trained
+    assert trained is not None
     is_long = length is not None and length > trained
     factors = np.asarray(given["long_factor" if is_long else "short_factor"], np.float64)
     check(factors.shape == base.shape, f"rope factors must have {base.shape[0]} entries, found {factors.shape[0]}")
@@ -167,18 +183,39 @@ class Rope:
         self._base = mx.array(base)
         self._axis_of = None if config.sections is None else _axes(config.sections, config.interleaved)
 
-    def __call__(self, positions: mx.array, *, length: int | None = None) -> tuple[mx.array, mx.array]:
-        """cos, sin: float32 [B, L, dim / 2]. positions: int32 [axes, B, L]. length: tokens so far, for kinds that depend on it."""
+    def __call__(
+        self, positions: mx.array, *, length: int | None = None, plan: Attention | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """cos, sin: float32 [B, L, dim / 2]. positions: int32 [axes, B, L].
+
+        For kinds that depend on the length of the sequence: `length` tokens, or each row's by the plan: a prompt counts whole,
+        a token behind it as many as stand before it and itself."""
         base, factor = self._base, self.factor
-        if self.config.kind in ("dynamic", "longrope"):
-            values, factor = frequencies(self.config, length)
-            base = mx.array(values)
+        if self.config.trained is not None:
+            if plan is not None:
+                base = self._stretched(positions, plan)
+            else:
+                values, factor = frequencies(self.config, length)
+                base = mx.array(values)
         if self._axis_of is None:
             angles = positions[0].astype(mx.float32)[..., None] * base
         else:
             axes = positions if positions.shape[0] > 1 else mx.broadcast_to(positions, (3, *positions.shape[1:]))
             angles = mx.moveaxis(axes[self._axis_of].astype(mx.float32), 0, -1) * base
         return mx.cos(angles) * factor, mx.sin(angles) * factor
+
+    def _stretched(self, positions: mx.array, plan: Attention) -> mx.array:
+        """Frequencies [B, L, dim / 2] of each token."""
+        config, trained = self.config, self.config.trained
+        assert trained is not None
+        reach = mx.max(positions, axis=0)
+        reach = mx.where(plan.offsets[:, None] == 0, mx.max(reach, axis=1, keepdims=True), reach)[..., None] + 1
+        if config.kind == "longrope":
+            return mx.where(reach > trained, mx.array(frequencies(config, trained + 1)[0]), self._base)
+        factor = _number(dict(config.parameters or {}), "factor")
+        grown = config.theta * (factor * reach / trained - (factor - 1)) ** (config.dim / (config.dim - 2))
+        exponents = mx.array(np.arange(0, config.dim, 2) / -config.dim, mx.float32)
+        return mx.where(reach > trained, mx.power(grown, exponents), self._base)
 
 
 def _axes(sections: tuple[int, ...], interleaved: bool) -> mx.array:
