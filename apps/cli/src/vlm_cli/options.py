@@ -82,6 +82,7 @@ cache_options = _group(
     click.option("--kv-group-size", type=int, help="[default: 64]"),
     click.option("--kv-key-bits", type=float),
     click.option("--kv-value-bits", type=float),
+    click.option("--kv-full-layers", type=int, help="First and last layers kept in full precision.  [default: 0]"),
     click.option(
         "--quantized-kv-start", type=int, help="Tokens kept in full precision before quantizing.  [default: 0]"
     ),

@@ -69,5 +69,9 @@ class CapacityError(RuntimeError_):
     """The engine has no room for the request: queue, memory or cache budget."""
 
 
+class CacheFormatError(RuntimeError_):
+    """A saved cache cannot be read, or belongs to another version, model or form."""
+
+
 class RequestCancelled(RuntimeError_):
     """The request was cancelled before it was finished."""

@@ -71,6 +71,7 @@ class GenerateOptions:
     quantized_kv_start: int | None = None
     kv_key_bits: float | None = None
     kv_value_bits: float | None = None
+    kv_full_layers: int | None = None
     max_kv_size: int | None = None
     prefill_step_size: int | None = None
     resize_shape: int | Sequence[int] | None = None
@@ -205,6 +206,7 @@ class GenerateOptions:
             key_bits=_positive("kv_key_bits", self.kv_key_bits),
             value_bits=_positive("kv_value_bits", self.kv_value_bits),
             max_kv_size=self.max_kv_size,
+            full_layers=self.kv_full_layers or 0,
         )
 
     def drafter(self) -> Callable[[], Drafter] | None:

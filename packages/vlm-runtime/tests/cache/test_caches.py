@@ -60,11 +60,19 @@ def feed(cache, seed: int, length: int, cuts: list[int], rules: AttentionRules =
     return np.asarray(mx.concatenate(out, axis=2))[0]
 
 
+def turbo(key_bits: int, value_bits: int) -> TurboQuantCodec:
+    codec = TurboQuantCodec(key_bits, value_bits)
+    codec.check(SIZE, SIZE)
+    return codec
+
+
 MAKERS: dict[str, tuple[Callable[[], object], dict[str, int], float]] = {
     "plain": (lambda: ContiguousCache(PlainCodec()), {}, 1e-5),
     "affine8": (lambda: ContiguousCache(AffineCodec(8, 64)), {}, 2e-2),
     "affine4": (lambda: ContiguousCache(AffineCodec(4, 32)), {}, 4.5e-1),
     "split8": (lambda: SplitCache(AffineCodec(8, 64), 37), {}, 2e-2),
+    "turbo8": (lambda: ContiguousCache(turbo(8, 8)), {}, 5e-2),
+    "split turbo8": (lambda: SplitCache(turbo(8, 8), 37), {}, 5e-2),
     "ring": (lambda: RingCache(40), {"window": 40}, 1e-5),
     "bounded": (lambda: RingCache(48, 4), {"window": 48, "keep": 4}, 1e-5),
 }
@@ -114,7 +122,7 @@ def feed_part(cache, seed: int, total: int, stop: int, start: int = 0) -> np.nda
     return np.asarray(out)[0]
 
 
-@pytest.mark.parametrize("name", ["plain", "affine8", "ring", "bounded"])
+@pytest.mark.parametrize("name", ["plain", "affine8", "turbo8", "split8", "split turbo8", "ring", "bounded"])
 def test_drafts_are_written_and_taken_back(name: str) -> None:
     make, shape, tolerance = MAKERS[name]
     cache = make()
@@ -212,7 +220,16 @@ def test_each_layer_gets_what_it_declares() -> None:
         ((Full(1, 64, 64),), {"kv_bits": 7}, "kv_bits"),
         ((Full(1, 64, 64),), {"kv_bits": 3.3, "scheme": "uniform"}, "kv_bits"),
         ((Full(1, 64, 64),), {"kv_bits": 4, "key_bits": 3, "scheme": "uniform"}, "kv_key_bits"),
-        ((Full(1, 64, 64),), {"kv_bits": 3.5, "quantized_start": 5}, "quantized_kv_start"),
+        ((Full(1, 64, 64),), {"kv_bits": 3.5, "quantized_start": -1}, "quantized_kv_start"),
+        ((Full(1, 64, 64),), {"kv_bits": 0.5, "scheme": "turboquant"}, "kv_bits"),
+        ((Full(1, 64, 64),), {"kv_bits": 9, "scheme": "turboquant"}, "kv_bits"),
+        ((Full(1, 64, 64),), {"kv_bits": 3.25, "scheme": "turboquant"}, "kv_bits"),
+        ((Full(1, 60, 60),), {"kv_bits": 3.5}, "head size"),
+        ((Full(1, 1024, 1024),), {"kv_bits": 3.5}, "head size"),
+        ((Full(1, 64, 64),), {"kv_bits": 3.5, "group_size": 32}, "kv_group_size"),
+        ((Full(1, 64, 64),) * 4, {"kv_bits": 3.5, "full_layers": 2}, "kv_full_layers"),
+        ((Full(1, 64, 64),) * 4, {"kv_bits": 3.5, "full_layers": -1}, "kv_full_layers"),
+        ((Full(1, 64, 64),) * 4, {"full_layers": 1}, "kv_full_layers"),
         ((Full(1, 64, 64),), {"kv_bits": 9.5}, "kv_bits"),
         ((Full(1, 64, 64),), {"key_bits": 3}, "kv_value_bits"),
         ((Full(1, 64, 64),), {"max_kv_size": 2}, "max_kv_size"),
@@ -241,12 +258,12 @@ def test_copies_change_on_their_own() -> None:
     for make, _, _ in MAKERS.values():
         cache = make()
         feed_part(cache, 1, 60, 40)
-        before = [np.asarray(a) for a in cache.arrays()]
+        before = [mx.array(a) for a in cache.arrays()]
         feed_part(cache.copy(), 2, 60, 50, 40)
-        assert all((np.asarray(a) == b).all() for a, b in zip(cache.arrays(), before, strict=True))
+        assert all(mx.array_equal(a, b) for a, b in zip(cache.arrays(), before, strict=True))
 
 
-@pytest.mark.parametrize("name", ["plain", "affine8", "split8"])
+@pytest.mark.parametrize("name", ["plain", "affine8", "split8", "turbo8", "split turbo8"])
 def test_a_row_taken_out_does_not_keep_the_batch_alive(name: str) -> None:
     make, _, _ = MAKERS[name]
     before = mx.get_active_memory()

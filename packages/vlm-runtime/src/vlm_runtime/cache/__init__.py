@@ -6,6 +6,7 @@ from .codec import Codec, PlainCodec
 from .features import CacheStats, VisionFeatureCache
 from .prefix import Match, PrefixIndex, prefix_keys
 from .rows import CacheSet
+from .saved import load_caches, save_caches
 from .turbo import TurboQuantCodec
 
 __all__ = [
@@ -21,5 +22,7 @@ __all__ = [
     "VisionFeatureCache",
     "build_caches",
     "bytes_per_token",
+    "load_caches",
     "prefix_keys",
+    "save_caches",
 ]

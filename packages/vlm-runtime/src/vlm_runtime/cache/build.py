@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +32,9 @@ class CacheOptions:
 
     kv_bits: bits per value, None for plain. scheme: `uniform` or `turboquant`; None: turboquant for a fraction, else uniform.
     group_size: of the uniform scheme; None: 64, or what divides the head size. quantized_start: tokens before this index
-    stay plain. max_kv_size: full-attention layers keep the first 4 and the last so many tokens less 4."""
+    stay plain, all later ones are quantized. key_bits, value_bits: of the turboquant scheme, in place of kv_bits. full_layers: so
+    many of the first and of the last full-attention layers stay plain, which keys shared by many query heads may need.
+    max_kv_size: full-attention layers keep the first 4 and the last so many tokens less 4."""
 
     kv_bits: float | None = None
     scheme: Literal["uniform", "turboquant"] | None = None
@@ -41,6 +43,7 @@ class CacheOptions:
     key_bits: float | None = None
     value_bits: float | None = None
     max_kv_size: int | None = None
+    full_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.quantized_start < 0:
@@ -56,11 +59,12 @@ class CacheOptions:
                 "kv_quant_scheme": self.scheme == "turboquant",
                 "kv_group_size": self.group_size not in (None, DEFAULT_GROUP),
                 "quantized_kv_start": self.quantized_start != 0,
+                "kv_full_layers": self.full_layers != 0,
             }
             for name in (name for name, is_set in idle.items() if is_set):
                 raise OptionError(f"{name}: expected kv_bits beside it; without bits nothing is quantized")
-        if self.resolved_scheme == "turboquant" and self.quantized_start:
-            raise OptionError("quantized_kv_start: turboquant takes 0 only; use the uniform scheme")
+        if self.full_layers < 0:
+            raise OptionError(f"kv_full_layers: expected 0 or more, got {self.full_layers}")
         if self.resolved_scheme == "turboquant" and self.group_size not in (None, DEFAULT_GROUP):
             raise OptionError("kv_group_size: turboquant has no groups; leave it out or use the uniform scheme")
         if self.resolved_scheme == "uniform" and (self.key_bits is not None or self.value_bits is not None):
@@ -86,29 +90,53 @@ def build_caches(specs: Sequence[CacheSpec], options: CacheOptions, *, dtype: mx
     Full-attention layers are quantized or bounded as the options say; sliding-window, recurrent and cross layers keep their
     form. Raises OptionError where an option cannot be served by any layer, or not by the heads of one.
     """
-    kinds = [part for spec in specs for part in (spec.parts.values() if isinstance(spec, Several) else (spec,))]
-    if (options.is_quantized or options.max_kv_size is not None) and not any(isinstance(k, Full) for k in kinds):
+    fulls = [kind for kind in _kinds(specs) if isinstance(kind, Full)]
+    if (options.is_quantized or options.max_kv_size is not None) and not fulls:
         name = "kv_bits" if options.is_quantized else "max_kv_size"
         raise OptionError(f"{name}: this model has no full-attention layer that it could act on; leave it out")
     layers: list[Entry] = []
+    forms = iter(_forms(options, len(fulls)))
     for spec in specs:
-        layers.append(_build(spec, layers, options, dtype, batch))
+        layers.append(_build(spec, layers, forms, dtype, batch))
     return CacheSet(layers)
 
 
-def _build(spec: CacheSpec, earlier: Sequence[Entry], options: CacheOptions, dtype: mx.Dtype, batch: int) -> Entry:
+def _kinds(specs: Sequence[CacheSpec]) -> list[CacheSpec]:
+    """The specification of each cache, those of layers with several taken apart."""
+    return [part for spec in specs for part in (spec.parts.values() if isinstance(spec, Several) else (spec,))]
+
+
+def _forms(options: CacheOptions, count: int) -> list[CacheOptions]:
+    """The options of each of `count` full-attention layers."""
+    ends = options.full_layers
+    if not ends:
+        return [options] * count
+    if 2 * ends >= count:
+        raise OptionError(
+            f"kv_full_layers: {ends} first and {ends} last layers in full precision leave nothing to quantize of this "
+            f"model's {count} full-attention layers; give fewer"
+        )
+    return [CacheOptions()] * ends + [options] * (count - 2 * ends) + [CacheOptions()] * ends
+
+
+def _build(
+    spec: CacheSpec, earlier: Sequence[Entry], forms: Iterator[CacheOptions], dtype: mx.Dtype, batch: int
+) -> Entry:
     match spec:
         case Several():
-            return {name: _leaf(part, earlier, options, dtype, batch) for name, part in spec.parts.items()}
+            return {name: _leaf(part, earlier, forms, dtype, batch) for name, part in spec.parts.items()}
         case Shared():
             return earlier[spec.layer]
         case _:
-            return _leaf(spec, earlier, options, dtype, batch)
+            return _leaf(spec, earlier, forms, dtype, batch)
 
 
-def _leaf(spec: CacheSpec, earlier: Sequence[Entry], options: CacheOptions, dtype: mx.Dtype, batch: int) -> LayerCache:
+def _leaf(
+    spec: CacheSpec, earlier: Sequence[Entry], forms: Iterator[CacheOptions], dtype: mx.Dtype, batch: int
+) -> LayerCache:
     match spec:
         case Full():
+            options = next(forms)
             if options.max_kv_size is not None:
                 return RingCache(options.max_kv_size, KEPT_TOKENS, batch)
             codec = _codec(options, spec)
@@ -145,16 +173,15 @@ def _codec(options: CacheOptions, spec: Full) -> Codec:
 
 def bytes_per_token(specs: Sequence[CacheSpec], options: CacheOptions, *, dtype: mx.Dtype) -> float:
     """Bytes that one more token takes in all layers that keep every token."""
-    kinds = [part for spec in specs for part in (spec.parts.values() if isinstance(spec, Several) else (spec,))]
     if options.max_kv_size is not None:
         return 0.0
     total = 0.0
-    for spec in kinds:
-        if isinstance(spec, Full):
-            codec = _codec(options, spec)
-            codec.check(spec.key_size, spec.value_size)
-            shape = (1, spec.num_heads, 1, spec.key_size), (1, spec.num_heads, 1, spec.value_size)
-            total += sum(a.nbytes for a in codec.encode(mx.zeros(shape[0], dtype), mx.zeros(shape[1], dtype)))
+    fulls = [kind for kind in _kinds(specs) if isinstance(kind, Full)]
+    for spec, form in zip(fulls, _forms(options, len(fulls)), strict=True):
+        codec = _codec(form, spec)
+        codec.check(spec.key_size, spec.value_size)
+        shape = (1, spec.num_heads, 1, spec.key_size), (1, spec.num_heads, 1, spec.value_size)
+        total += sum(a.nbytes for a in codec.encode(mx.zeros(shape[0], dtype), mx.zeros(shape[1], dtype)))
     return total
 
 

@@ -111,7 +111,7 @@ class PrefixIndex:
 
     @property
     def num_bytes(self) -> int:
-        return sum(entry.num_bytes for entry in self._entries)
+        return sum(entry.num_bytes for entry in list(self._entries))  # a copy: other threads ask too
 
     @property
     def stats(self) -> CacheStats:

@@ -2,9 +2,10 @@
 
 Which form a token takes depends on its sequence index alone, so neither chunks nor neighbours change an answer.
 
-      plain    t0 t1 .. t(start-1) | spill        packed    spill | t(start) t(start+1) ..
+      plain    t0 t1 .. t(start-1) | spill        packed    t(start) t(start+1) .. | spill
 
 Rows that decode at different lengths write to both; what belongs to the other part lands in a spill slot, which is never seen.
+The packed one is the last slot, so that attention may take the packed tokens from the store's beginning, without a copy.
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ class SplitCache:
         keys, values = (a[:, :, : min(seen, self.start)] for a in self.plain)
         if seen <= self.start:
             return PlainCodec().attend(queries, (keys, values), seen, plan, rules, sinks)
-        packed = tuple(a[:, :, 1 : seen - self.start + 1] for a in self.packed)
-        return self.codec.attend(queries, packed, seen - self.start, plan, rules, sinks, (keys, values))
+        return self.codec.attend(queries, self.packed, seen - self.start, plan, rules, sinks, (keys, values))
 
     def _write(self, keys: mx.array, values: mx.array, plan: Attention) -> None:
         fresh, length = self.codec.encode(keys, values), plan.length
@@ -56,7 +56,8 @@ class SplitCache:
         if plan.start is None or plan.start < self.start:
             self.plain = scatter(self.plain, (keys, values), mx.minimum(where, self.start))
         if plan.start is None or plan.start + length > self.start:
-            self.packed = scatter(self.packed, fresh, mx.maximum(where - self.start + 1, 0))
+            spill = self._packed_size(self.capacity) - 1
+            self.packed = scatter(self.packed, fresh, mx.where(where < self.start, spill, where - self.start))
 
     def _allocate(self, plain: Stored, packed: Stored, length: int) -> None:
         if not self.plain:
@@ -116,8 +117,7 @@ class SplitCache:
         return [*self.plain, *self.packed]
 
     def load(self, arrays: list[mx.array]) -> None:
-        count = len(self.plain)
-        self.plain, self.packed = tuple(arrays[:count]), tuple(arrays[count:])
+        self.plain, self.packed = tuple(arrays[:2]), tuple(arrays[2:])
 
     @property
     def nbytes(self) -> int:

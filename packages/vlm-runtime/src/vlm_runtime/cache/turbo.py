@@ -45,17 +45,13 @@ class TurboQuantCodec:
         sinks: mx.array | None = None,
         prefix: Stored = (),
     ) -> mx.array:
-        if prefix:
-            raise OptionError("quantized_kv_start: turboquant takes 0 only; use the uniform scheme")
-        if rules.softcap is not None or sinks is not None:
-            raise OptionError(
-                "kv_quant_scheme: turboquant does not serve soft-capped scores or sinks; use the uniform scheme"
-            )
         keys = turboquant.Packed(stored[0], stored[1], turboquant.Spec(self.key_bits, self._sizes[0]))
         values = turboquant.Packed(stored[2], stored[3], turboquant.Spec(self.value_bits, self._sizes[1]))
+        plain = (prefix[0], prefix[1]) if prefix else None
+        extras = turboquant.Extras(rules.softcap, sinks, plain)
         offsets: int | mx.array = plan.offsets if plan.start is None else plan.start
         blocks = plan.blocks is not None and rules.sees_blocks
-        mask = plan.mask(stored[1].shape[2], rules) if blocks else None
+        mask = plan.mask(extras.num_before + stored[1].shape[2], rules) if blocks else None
         return turboquant.attention(
             queries,
             keys,
@@ -65,4 +61,5 @@ class TurboQuantCodec:
             offsets=None if blocks else offsets,
             window=None if blocks else rules.window,
             mask=None if isinstance(mask, str) else mask,
+            extras=extras,
         )
