@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,14 +26,24 @@ from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration  # noqa:
 from vlm_train.recipes.demo import encoding, evaluation, fonts, layout, preprocessing  # noqa: E402  (environment comes first)
 from vlm_train.recipes.demo.evaluation import Score  # noqa: E402  (environment comes first)
 
-Question = tuple[str, list[Image.Image], list[str], list[str], bool]
+
+@dataclass(frozen=True)
+class Question:
+    """Pictures, the questions about them and their answers; the last question is the one to judge."""
+
+    task: str
+    images: list[Image.Image]
+    asked: list[str]
+    answers: list[str]
+    thinking: bool = False
+    is_bare: bool = False
 
 
 def questions(options: argparse.Namespace) -> list[Question]:
-    """(task, images, questions so far, answers, thinking)."""
+    """What to ask."""
     if options.independent:
-        made = independent.items(options.items, options.seed, options.fonts)
-        return [(task, images, [question], [answer], False) for task, images, question, answer in made]
+        made = independent.items(options.items, options.seed, options.fonts, options.tasks)
+        return [Question(*item) for item in made]
     faces = fonts.find(options.fonts)
     asked = []
     for task in options.tasks or evaluation.TARGETS:
@@ -40,15 +51,8 @@ def questions(options: argparse.Namespace) -> list[Question]:
         for _ in range(options.items):
             sample = evaluation.draw(task, faces, rng)
             exchanges = sample.exchanges
-            asked.append(
-                (
-                    task,
-                    list(sample.images),
-                    [e.question for e in exchanges],
-                    [e.answer for e in exchanges],
-                    sample.thinking,
-                )
-            )
+            texts = [e.question for e in exchanges], [e.answer for e in exchanges]
+            asked.append(Question(task, list(sample.images), *texts, sample.thinking, sample.is_bare))
     return asked
 
 
@@ -70,17 +74,19 @@ class Judge:
         return torch.cat(rows), torch.tensor(grids)
 
     @torch.no_grad()
-    def ask(self, images: list[Image.Image], asked: list[str], answers: list[str], thinking: bool) -> str:
-        """The answer to the last question, the earlier ones having been answered with `answers`."""
-        messages: list[dict] = []
-        for index, question in enumerate(asked):
+    def ask(self, question: Question) -> str:
+        """The answer to the last question, the earlier ones having been answered rightly."""
+        images, messages = question.images, []
+        for index, text in enumerate(question.asked):
             media = [{"type": "image"} for _ in images] if index == 0 else []
-            messages.append({"role": "user", "content": [*media, {"type": "text", "text": question}]})
-            if index + 1 < len(asked):
-                messages.append({"role": "assistant", "content": answers[index]})
-        prompt = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
+            messages.append({"role": "user", "content": [*media, {"type": "text", "text": text}]})
+            if index + 1 < len(question.asked):
+                messages.append({"role": "assistant", "content": question.answers[index]})
+        prompt = question.asked[0]
+        if not question.is_bare:
+            prompt = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=question.thinking
+            )
         media = {}
         if images:
             values, grid = self.pixels(images)
@@ -113,9 +119,9 @@ def main() -> None:
     wrong = []
     theirs = iter(options.same.read_text(encoding="utf-8").splitlines()) if options.same else None
     equal = asked_in_all = 0
-    for task, images, asked, answers, thinking in questions(options):
-        said = judge.ask(images, asked, answers, thinking)
-        expected = answers[-1]
+    for question in questions(options):
+        task, expected = question.task, question.answers[-1]
+        said = judge.ask(question)
         if theirs is not None:
             other = json.loads(next(theirs))
             asked_in_all += 1
@@ -128,24 +134,30 @@ def main() -> None:
             else evaluation.is_right(said, expected)
         )
         edits = evaluation.distance(evaluation.answer(said), expected)
-        counts = tally.setdefault(task, [0, 0, 0, 0])
-        for index, value in enumerate((int(right), 1, edits, len(expected))):
+        counts = tally.setdefault(task, [0, 0, 0, 0, 0])
+        for index, value in enumerate((int(right), 1, edits, len(expected), int(evaluation.is_json(said)))):
             counts[index] += value
         if not right:
             wrong.append(
                 {
                     "task": task,
-                    "question": asked[-1],
+                    "question": question.asked[-1],
                     "expected": expected,
                     "said": said,
-                    "sizes": [i.size for i in images],
+                    "sizes": [i.size for i in question.images],
                 }
             )
-            if len(wrong) <= 40 and images and options.wrong:
-                images[0].save(options.wrong.with_suffix(f".{len(wrong)}.png"))
+            if len(wrong) <= 40 and question.images and options.wrong:
+                question.images[0].save(options.wrong.with_suffix(f".{len(wrong)}.png"))
     scores = [
-        Score(task, right, total, edits / length if task.startswith("read") else None)
-        for task, (right, total, edits, length) in tally.items()
+        Score(
+            task,
+            right,
+            total,
+            edits / length if task in ("line", "lines") or task.startswith("read") else None,
+            valid if task == "receipt" else None,
+        )
+        for task, (right, total, edits, length, valid) in tally.items()
     ]
     print(evaluation.table(scores))
     if theirs is not None:

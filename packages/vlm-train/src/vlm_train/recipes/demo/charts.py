@@ -120,6 +120,8 @@ def compose(faces: Sequence[str], rng: random.Random) -> Chart:
         values = tuple(rng.randint(1, most) for _ in range(number))
         ordered = sorted(values)
         scale = max(values) if rng.random() < 0.6 else max(values) + rng.randint(0, max(values) // 3 + 1)
+        if rng.random() < 0.2:  # low bars, much room above them
+            scale = round(max(values) * rng.uniform(1.0, 2.5))
         if ordered[-1] - ordered[-2] < MIN_LEAD * scale or ordered[1] - ordered[0] < MIN_LEAD * scale:
             continue
         face, size = rng.choice(faces), rng.randint(14, 24)

@@ -125,8 +125,8 @@ def compose(faces: Sequence[str], rng: random.Random) -> Receipt:
         prices_width = font.getlength(sign + "188.88")
         margin = rng.randint(4, 20)
         least = int(names_width + prices_width + size + 2 * margin)
-        width = least + int(rng.betavariate(1, 2) * 160)
-        height = pitch * num_rows + 2 * margin + int(rng.betavariate(1, 3) * 100)
+        width = least + int(rng.betavariate(1, 2) * 200)
+        height = pitch * num_rows + 2 * margin + int(rng.betavariate(1, 3) * 220)
         if width > 448 or height > 448 or max(width, height) > 3 * min(width, height):
             continue
         dark, light = rng.randint(0, 60), rng.randint(225, 255)
