@@ -10,6 +10,8 @@ from prometheus_client.registry import Collector
 
 from .residents import Residents
 
+MEASURES = ("entries", "bytes", "hits", "misses", "evictions")
+
 
 class Metrics:
     """Counters that routes fill."""
@@ -37,9 +39,21 @@ class _Held(Collector):
             busy.add_metric([resident.name], resident.in_use)
         yield size
         yield busy
+        queue = GaugeMetricFamily("vlm_queue_length", "Requests that wait for a slot in the batch.", labels=["model"])
+        rows = GaugeMetricFamily("vlm_running_rows", "Answers that prefill or decode.", labels=["model"])
+        prefix = GaugeMetricFamily("vlm_prefix_cache", "Caches of earlier prompts.", labels=["model", "measure"])
+        for resident in models:
+            loads = [engine.load for engine in list(resident.processor.engines.values())]
+            queue.add_metric([resident.name], sum(load.waiting for load in loads))
+            rows.add_metric([resident.name], sum(load.running for load in loads))
+            for measure in MEASURES:
+                prefix.add_metric([resident.name, measure], sum(getattr(load.prefix, measure) for load in loads))
+        yield queue
+        yield rows
+        yield prefix
         vision = GaugeMetricFamily("vlm_vision_cache", "Vision features.", labels=["model", "measure"])
         for resident in models:
             stats = resident.processor.vision_cache.stats
-            for measure in ("hits", "misses", "evictions", "bytes"):
+            for measure in MEASURES:
                 vision.add_metric([resident.name, measure], getattr(stats, measure))
         yield vision

@@ -148,3 +148,21 @@ def test_without_the_package_the_extra_is_named(chatml, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(ExtraMissing, match=r"vlm-runtime\[structured\]"):
         Grammar.compile(chatml, GrammarSpec.json_object())
+
+
+@pytest.mark.parametrize(
+    ("text", "is_allowed"),
+    [
+        (json.dumps({"a": [1, 2], "b": "x"}), True),
+        (json.dumps({"a": [1, 2], "b": "x"}, separators=(",", ":")), True),
+        (json.dumps({"a": [1, 2], "b": "x"}, indent=4), True),
+        (json.dumps({"a": [[[1]]], "b": "x"}, indent="\t"), True),
+        ('{   "a": 1}', False),
+        ('{"a":\n\n1}', False),
+        ('{"a":\n' + " " * 15 + "1}", False),
+    ],
+)
+def test_blanks_between_json_tokens_have_an_end(chatml, text, is_allowed):
+    grammar = Grammar.compile(chatml, GrammarSpec.json_object())
+    tokens = chatml.encode_literal(text)
+    assert (grammar.accept_many(tokens) == len(tokens)) == is_allowed

@@ -20,7 +20,7 @@ from ..cache import VisionFeatureCache
 from ..errors import CapacityError, ContextError, OptionError, RequestCancelled
 from ..request import Event, Request
 from .core import EngineCore
-from .settings import EngineOptions, EngineStats
+from .settings import EngineLoad, EngineOptions, EngineStats
 
 T = TypeVar("T")
 Listener = Callable[[Event], None]
@@ -39,6 +39,11 @@ class _Service:
     def core(self) -> EngineCore:
         if self._core is None:
             self._core = self._make()  # on the engine's thread: arrays made here belong to it
+        return self._core
+
+    @property
+    def started(self) -> EngineCore | None:
+        """The core, if it was made; others than the engine's thread may only look at its counts."""
         return self._core
 
     @property
@@ -249,6 +254,14 @@ class Engine:
     @property
     def stats(self) -> EngineStats:
         return self.call(lambda core: core.stats)
+
+    @property
+    def load(self) -> EngineLoad:
+        """As of now, about; unlike `stats` it never waits for the engine's thread."""
+        core = self._service.started
+        if core is None:
+            return EngineLoad()
+        return EngineLoad(core.scheduler.num_waiting, core.scheduler.num_running, core.prefixes.stats)
 
     @property
     def num_open(self) -> int:

@@ -27,6 +27,15 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
+class EngineLoad:
+    """Requests that wait and that run, and the cache of earlier prompts."""
+
+    waiting: int = 0
+    running: int = 0
+    prefix: CacheStats = field(default_factory=lambda: CacheStats(0, 0, 0, 0, 0))
+
+
+@dataclass(frozen=True)
 class EngineStats:
     """What the engine holds now, and what its caches did. drafted, accepted: tokens guessed, and those that were right."""
 

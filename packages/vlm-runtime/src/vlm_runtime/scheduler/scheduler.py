@@ -183,7 +183,8 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Slots taken, those reserved by prefilling sequences included."""
-        return sum(t.width for t in self._tickets.values() if t.stage != "waiting")
+        # a copy: other threads ask too
+        return sum(t.width for t in list(self._tickets.values()) if t.stage != "waiting")
 
     @property
     def is_idle(self) -> bool:

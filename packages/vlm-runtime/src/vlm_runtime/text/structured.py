@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from vlm_runtime.loading.tokenizer import Tokenizer
 
-_BLANKS = r"[ \n\t]{0,40}"  # between JSON tokens; without a bound a model may write blanks until its budget is spent
+# between JSON tokens: a blank or two, or a new line and its indentation; without a bound a model may write blanks until its
+# budget is spent
+_BLANKS = r"( {0,2}|\n[ \t]{0,14})"
 
 
 @dataclass(frozen=True)
