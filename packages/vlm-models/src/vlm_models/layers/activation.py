@@ -38,6 +38,12 @@ def relu_squared(x: mx.array) -> mx.array:
     return mx.square(mx.maximum(x, 0))
 
 
+def softplus(x: mx.array) -> mx.array:
+    """log(1 + exp(x))."""
+    # MLX's own is compiled: that needs a C++ compiler without a GPU, and aborts a program that ends with its thread
+    return mx.logaddexp(x, 0.0)
+
+
 _BY_NAME: dict[str, Activation] = {
     "gelu": gelu,
     "gelu_pytorch_tanh": gelu_tanh,

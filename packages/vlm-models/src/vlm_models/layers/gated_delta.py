@@ -15,7 +15,7 @@ import mlx.nn as nn
 from vlm_kernels import rms_norm
 
 from ..core.cache import Recurrent, StateCache
-from .activation import activation, silu
+from .activation import activation, silu, softplus
 from .linear import Linear
 
 CHUNK = 64
@@ -165,7 +165,7 @@ class GatedDelta(nn.Module):
         keys = config.num_key_heads * config.key_size
         q, k, v = mx.split(self._act(mixed), [keys, 2 * keys], axis=-1)
         rate = -mx.exp(self.A_log.astype(mx.float32))
-        log_decay = rate * nn.softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias.astype(mx.float32))
+        log_decay = rate * softplus(self.in_proj_a(x).astype(mx.float32) + self.dt_bias.astype(mx.float32))
         beta = mx.sigmoid(self.in_proj_b(x)).astype(mx.float32)
         run = delta_step if length == 1 else delta_chunks
         out, state = run(

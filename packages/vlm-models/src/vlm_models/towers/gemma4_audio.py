@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.config import check, expect, take
 from ..core.weights import Flatten, Rule, Transpose
-from ..layers.activation import activation
+from ..layers.activation import activation, softplus
 from ..layers.attention import merge_heads, split_heads
 from ..layers.clipped import ClippedLinear
 from ..layers.gated_delta import CausalConv
@@ -129,7 +129,7 @@ class AudioAttention(nn.Module):
             split_heads(project(x).astype(mx.float32), config.num_heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        scale = q.shape[-1] ** -0.5 / math.log(2) * nn.softplus(self.per_dim_scale.astype(mx.float32))
+        scale = q.shape[-1] ** -0.5 / math.log(2) * softplus(self.per_dim_scale.astype(mx.float32))
         q, k = q * scale, k * config.key_scale
         relative = split_heads(self.relative_k_proj(distances)[None].astype(mx.float32), config.num_heads)
         back = mx.arange(length)[:, None] - mx.arange(length)[None]
