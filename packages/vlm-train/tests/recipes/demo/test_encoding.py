@@ -3,10 +3,11 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from vlm_models.processing.image.dynamic import PatchStrategy, fit_area
-from vlm_train.recipes.demo import encoding, evaluation, layout, packing, preprocessing, samples, workers
+from vlm_train.recipes.demo import encoding, evaluation, layout, packing, preprocessing, questions, samples, workers
 from vlm_train.recipes.demo.encoding import IMAGE_ID, TURN_END_ID
 from vlm_train.recipes.demo.packing import Capacity
 
@@ -45,6 +46,33 @@ def test_only_answers_are_weighted(faces: tuple[str, ...]) -> None:
             expected += [*encoding.answer_ids(exchange), TURN_END_ID]
         assert asked.tolist() == expected
         assert (item.tokens == IMAGE_ID).sum() == sum(len(p) // 4 for p in item.patches)
+
+
+def test_a_bare_question_has_no_template(faces: tuple[str, ...]) -> None:
+    rng = random.Random(7)
+    sample = evaluation.draw("bare", faces, rng)
+    item = encoding.encode(sample, rng)
+    text = encoding.tokenizer().decode(item.tokens.tolist(), skip_special_tokens=False)
+    assert text == f"{sample.exchanges[0].question}{sample.exchanges[0].answer}<|im_end|>"
+
+
+def test_pictures_come_with_their_turn(faces: tuple[str, ...]) -> None:
+    rng = random.Random(8)
+    while (sample := samples.draw(0.5, faces, rng)).media_turn == 0:
+        pass
+    item = encoding.encode(sample, rng)
+    turns = np.flatnonzero(item.tokens == encoding.text_ids("<|im_start|>")[0])
+    first_image = np.flatnonzero(item.tokens == IMAGE_ID)[0]
+    first_answer = np.flatnonzero(item.weights)[0]
+    assert len(turns) >= 4 and first_answer < first_image
+
+
+def test_names_on_a_receipt_are_spelled() -> None:
+    answer = '{"items": [{"name": "Red Table", "price": 1.50}], "total": 1.50}'
+    ids = encoding.answer_ids(questions.Exchange("receipt", "Receipt as JSON.", "", answer))
+    assert encoding.tokenizer().decode(list(ids)) == answer
+    start = ids.index(ord("R"))
+    assert list(ids[start : start + 9]) == list(b"Red Table")
 
 
 def test_a_cut_thought_ends_without_being_asked_for(faces: tuple[str, ...]) -> None:
@@ -110,6 +138,16 @@ def test_a_packed_batch_holds_every_sample_whole(faces: tuple[str, ...]) -> None
     assert len(set(arrays["image_index"].tolist())) == SMALL.patches // 4
     assert arrays["image_ends"][-1] == SMALL.patches and arrays["sequence_ends"][-1] == SMALL.tokens
     assert not arrays["weight"][first_target:].any()
+
+
+def test_samples_that_do_not_fit_are_refused(faces: tuple[str, ...]) -> None:
+    rng = random.Random(6)
+    items = [encoding.encode(samples.draw(0.5, faces, rng), rng) for _ in range(3)]
+    arrays = workers.allocate(SMALL)
+    packing.pack_all(items, SMALL, arrays)
+    assert int(arrays["num_samples"][0]) == 3
+    with pytest.raises(ValueError, match="raise the capacity"):
+        packing.pack_all(items * 40, SMALL, arrays)
 
 
 def test_forked_workers_give_the_batches_of_one_process(faces: tuple[str, ...]) -> None:

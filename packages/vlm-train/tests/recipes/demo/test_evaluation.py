@@ -25,6 +25,11 @@ def test_edits_between_strings(first: str, second: str, edits: int) -> None:
     assert evaluation.distance(first, second) == edits
 
 
+@pytest.mark.parametrize(("said", "valid"), [('{"total": 1.50}', True), ('{"total": 1.5', False), ("3", False)])
+def test_json_is_recognised(said: str, valid: bool) -> None:
+    assert evaluation.is_json(said) is valid
+
+
 def test_wilson_intervals() -> None:
     low, high = evaluation.wilson(95, 100)
     assert (round(low, 4), round(high, 4)) == (0.8882, 0.9785)

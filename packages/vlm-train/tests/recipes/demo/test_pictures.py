@@ -102,6 +102,15 @@ def test_two_pictures_are_compared_by_their_counts() -> None:
     assert min(answers.values()) > 20
 
 
+def test_one_of_two_pictures_is_counted() -> None:
+    rng = random.Random(13)
+    for _ in range(40):
+        first, second, kind = samples.two_scenes(rng)
+        exchange = questions.about_each(first, second, kind, rng)
+        scene = first if "first" in exchange.question else second
+        assert exchange.answer == str(sum(questions.matches(thing, kind) for thing in scene.things))
+
+
 def test_a_change_is_the_only_difference() -> None:
     rng = random.Random(6)
     kinds = Counter()

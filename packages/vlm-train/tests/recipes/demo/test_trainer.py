@@ -117,6 +117,35 @@ def test_the_rate_rises_holds_and_falls() -> None:
     assert rates[600] > rates[800] > rates[999] > 0
 
 
+def test_the_rate_falls_to_zero_in_time() -> None:
+    settings = Settings(steps=10**6, minutes=10.0, tail=0.5)
+    assert trainer.schedule(settings, 20000, elapsed=120.0) == settings.rate
+    assert trainer.schedule(settings, 20000, elapsed=450.0) == pytest.approx(settings.rate / 2)
+    assert trainer.schedule(settings, 20000, elapsed=600.0) == 0.0
+
+
+def test_a_run_ends_when_its_time_is_over(tmp_path: Path, faces: tuple[str, ...]) -> None:
+    settings = Settings(steps=10**6, minutes=1e-6, batch=2, group=2, dtype="float32")
+    made = Trainer(settings, faces, tiny())
+    made.run(tmp_path, save_every=10**6)
+    assert made.step == 1 and (tmp_path / trainer.STATE).is_file()
+    later = Trainer(settings, faces, tiny())
+    later.resume(tmp_path / trainer.STATE)
+    assert later.elapsed == made.elapsed > 0
+
+
+def test_a_run_may_start_from_a_checkpoint(tmp_path: Path, faces: tuple[str, ...]) -> None:
+    first = Trainer(Settings(seed=5), faces)
+    first.save(tmp_path)
+    second = Trainer(Settings(seed=6), faces)
+    second.start_from(tmp_path / "checkpoint")
+    own = parameters(second)
+    for name, value in parameters(first).items():
+        np.testing.assert_allclose(own[name], value, atol=0.01, rtol=0.01)
+    with pytest.raises(ResumeError, match="architecture"):
+        Trainer(SETTINGS, faces, tiny()).start_from(tmp_path / "checkpoint")
+
+
 def test_a_missing_font_folder_ends_with_a_named_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path), "--fonts", str(tmp_path)]) == 2
     assert "expected DejaVu or Liberation fonts" in capsys.readouterr().err
