@@ -121,6 +121,14 @@ def test_text_of_users_never_becomes_a_placeholder(loaded: Loaded) -> None:
     assert model.config.image_token_id not in processor.tokenizer.encode(prompt)
 
 
+def test_placeholders_that_users_typed_are_not_counted(loaded: Loaded) -> None:
+    _, processor = loaded
+    mark = processor.placeholder("image")
+    assert processor.count_placeholders(f"{mark}two{mark}")["image"] == 2
+    rendered = apply_chat_template(processor, processor.config, f"What is {mark}?", num_images=1)
+    assert rendered.count(mark) == 2 and processor.count_placeholders(rendered)["image"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
@@ -138,6 +146,19 @@ def test_text_of_users_never_becomes_a_placeholder(loaded: Loaded) -> None:
         ({"kv_bits": 4, "max_kv_size": 64}, "max_kv_size"),
         ({"kv_bits": 4, "kv_group_size": 128}, "kv_group_size"),
         ({"kv_group_size": 32}, "kv_group_size"),
+        ({"kv_bits": 3.3}, "kv_bits"),
+        ({"kv_bits": 8.5}, "kv_bits"),
+        ({"kv_bits": 9, "kv_quant_scheme": "turboquant"}, "kv_bits"),
+        ({"kv_bits": 0.5}, "kv_bits"),
+        ({"kv_bits": True}, "kv_bits"),
+        ({"kv_bits": "four"}, "kv_bits"),
+        ({"kv_bits": float("nan")}, "kv_bits"),
+        ({"kv_key_bits": 3}, "kv_value_bits"),
+        ({"kv_bits": 3.5, "kv_key_bits": 12}, "kv_bits"),
+        ({"kv_bits": 3.5, "kv_quant_scheme": "uniform"}, "kv_bits"),
+        ({"kv_bits": 3.5, "quantized_kv_start": -1}, "quantized_kv_start"),
+        ({"kv_bits": 3.5, "kv_full_layers": 99}, "kv_full_layers"),
+        ({"kv_full_layers": 1}, "kv_full_layers"),
         ({"quantized_kv_start": 100}, "quantized_kv_start"),
         ({"kv_quant_scheme": "turboquant"}, "kv_quant_scheme"),
         ({"system": "You are kind."}, "system"),
@@ -240,7 +261,17 @@ def test_prefixes_and_features_serve_the_next_turn(checkpoint: Path, pictures: l
     assert engine_of(model, processor).stats.prefix.hits >= 2
 
 
-@pytest.mark.parametrize("options", [{"kv_bits": 8}, {"kv_bits": 4, "quantized_kv_start": 16}, {"max_kv_size": 64}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kv_bits": 8},
+        {"kv_bits": 4, "quantized_kv_start": 16},
+        {"kv_bits": 3.5, "kv_quant_scheme": "turboquant"},
+        {"kv_bits": 3.5, "quantized_kv_start": 16},
+        {"kv_key_bits": 6, "kv_value_bits": 4},
+        {"max_kv_size": 64},
+    ],
+)
 def test_cache_forms_answer(loaded: Loaded, pictures: list[str], options: dict[str, Any]) -> None:
     plain = generate(*loaded, "Describe it.", pictures[0], max_tokens=8)
     other = generate(*loaded, "Describe it.", pictures[0], max_tokens=8, **options)

@@ -6,6 +6,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -505,10 +506,20 @@ def test_features_are_encoded_once() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 10, 1000])
-@pytest.mark.parametrize("bits", [8, 4])
-def test_quantized_caches_answer_alike_in_any_chunks_and_company(bits: int, start: int) -> None:
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"kv_bits": 8},
+        {"kv_bits": 4},
+        {"kv_bits": 8, "scheme": "turboquant"},
+        {"kv_bits": 3.5},
+        {"key_bits": 5, "value_bits": 4},
+    ],
+    ids=["uniform 8", "uniform 4", "turboquant 8", "turboquant 3.5", "turboquant 5/4"],
+)
+def test_quantized_caches_answer_alike_in_any_chunks_and_company(form: dict[str, Any], start: int) -> None:
     model = FakeModel(("full", "window", "full"))
-    options = CacheOptions(kv_bits=bits, quantized_start=start)
+    options = CacheOptions(**form, quantized_start=start)
     given = [prompt(words(i, 8 + 9 * i)) for i in range(4)]
     requests = [Request(p, SamplingParams(max_tokens=12)) for p in given]
     together = run(model, requests, EngineOptions(cache=options))
@@ -541,8 +552,13 @@ def test_a_bounded_cache_is_bounded_and_keeps_the_first_tokens() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [CacheOptions(), pytest.param(CacheOptions(kv_bits=8, quantized_start=9), marks=pytest.mark.slow)],
-    ids=["plain", "split"],
+    [
+        CacheOptions(),
+        pytest.param(CacheOptions(kv_bits=8, quantized_start=9), marks=pytest.mark.slow),
+        pytest.param(CacheOptions(kv_bits=3.5), marks=pytest.mark.slow),
+        pytest.param(CacheOptions(kv_bits=3.5, quantized_start=9), marks=pytest.mark.slow),
+    ],
+    ids=["plain", "split", "turboquant", "split turboquant"],
 )
 def test_traced_decoding_gives_what_steps_give(options: CacheOptions) -> None:
     model = FakeModel(("full", "window", "shared", "recurrent"), window=7)
