@@ -12,8 +12,10 @@ def llava() -> list[Variant]:
     feature = "vision_feature_layer"
     full = {"vision_feature_select_strategy": "full"}
 
-    def one(name: str, count: int, changes: dict[str, Any], *, batch: bool = True, **rest: Any) -> Variant:
-        return Variant("llava", name, changes, own=fixed(99, count, 24, batch=batch), **rest)
+    def one(
+        name: str, count: int, changes: dict[str, Any], *, batch: bool = True, side: int = 24, **rest: Any
+    ) -> Variant:
+        return Variant("llava", name, changes, own=fixed(99, count, side, batch=batch), **rest)
 
     clip, siglip = tower("clip_vision_model"), tower("siglip_vision_model", vision_use_head=False)
     return [
@@ -165,6 +167,8 @@ def llava() -> list[Variant]:
             refuses="model_type='phi3' is not supported",
             hub=False,
         ),
+        one("uneven_clip", 9, {"vision_config": clip | {"image_size": 29}}, side=29),
+        one("uneven_siglip", 9, {"vision_config": siglip | {"image_size": 26}, **full}, side=26),
         Variant("llava", "initial", initial=True, cases=("single", "batch_left")),
         Variant(
             "llava",
@@ -234,6 +238,7 @@ def llava_onevision() -> list[Variant]:
         return Variant("llava_onevision", name, changes, **rest)
 
     return [
+        one("clips", {}, own=clips),
         one("initial", {}, initial=True, cases=("single", "video", "batch_left")),
         one(
             "heads",
@@ -261,6 +266,19 @@ def llava_onevision() -> list[Variant]:
                 }
             },
         ),
+    ]
+
+
+def clips(module: Any) -> list[Any]:
+    """Two clips; pictures and clips in rows of a padded batch."""
+
+    def case(name: str, text: list[str], **media: Any) -> Any:
+        return module.inputs.build(module.processor(), name, text, **media)
+
+    rows = ["user <video>\nWhat?", "user hello", "user <image>\nAnd <video>\n?"]
+    return [
+        case("clips", ["user <video><video>\nSame?"], videos=[(2, 20, 30), (2, 9, 14)]),
+        case("rows", rows, pictures=[(30, 20)], videos=[(2, 20, 30), (2, 40, 30)]),
     ]
 
 

@@ -4,8 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from families import glm4v, qwen2_5_vl, qwen2_vl, qwen3_5, qwen3_vl
+from maker import CaseSpec
 from parts import LINEAR, YARN
 from variant import REMOVE, Variant
+
+
+def mixed(home: Any, *, both: bool = True) -> Any:
+    """Cases with pictures and clips in rows of a padded batch; two clips; a clip behind a picture. home: module with `case`.
+    both: the reference tells pictures from clips in one prompt."""
+
+    def cases(_: Any) -> list[CaseSpec]:
+        image, clip, turn = home.IMAGE, home.VIDEO, home.turn
+        rows = [turn(f"{clip}a{image}b"), turn("hello"), turn(f"{image}{clip}")]
+        clips = home.case("clips", [turn(f"{clip}{clip}?")], videos=[(2, 16, 16), (7, 20, 28)])
+        if not both:
+            return [clips]
+        return [
+            clips,
+            home.case("rows", rows, pictures=[(20, 30), (33, 17)], videos=[(4, 16, 24), (3, 24, 16)]),
+            home.case(
+                "behind", [turn(f"{image}then{clip}{image}")], pictures=[(40, 9), (10, 50)], videos=[(5, 30, 12)]
+            ),
+        ]
+
+    return cases
 
 
 def qwen() -> list[Variant]:
@@ -227,6 +250,13 @@ def qwen() -> list[Variant]:
             cases=("single", "video"),
         ),
     ]
+    for family, home in (
+        ("qwen2_vl", qwen2_vl),
+        ("qwen2_5_vl", qwen2_5_vl),
+        ("qwen3_vl", qwen3_vl),
+        ("qwen3_5", qwen3_5),
+    ):
+        made.append(one(family, "mixed", {}, own=mixed(home)))
     return made
 
 
@@ -310,4 +340,5 @@ def glm() -> list[Variant]:
             {"text_config": {"hidden_act": "gelu", "rms_norm_eps": 1e-3}, "vision_config": {"layer_norm_eps": 1e-3}},
         ),
     ]
+    made += [one(family, "mixed", {}, own=mixed(glm4v, both=False)) for family in ("glm4v", "glm_ocr")]
     return made

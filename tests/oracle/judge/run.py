@@ -20,8 +20,8 @@ import numpy as np
 from vlm_models.testing import golden, logits
 
 
-def judge(checkpoint: Path, given: Path) -> tuple[bool, str]:
-    """Whether a case passes, and what to print."""
+def judge(checkpoint: Path, given: Path, options: list[str]) -> tuple[bool, str]:
+    """Whether a case passes, and what to print. options: more arguments of the command."""
     expected = dict(np.load(given.with_name(given.name.replace(".inputs.", ".expected."))))
     refuses = given.parent / "refuses.txt"
     steps = expected["tokens"].shape[-1] if "tokens" in expected else 0
@@ -29,7 +29,7 @@ def judge(checkpoint: Path, given: Path) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "out.npz"
         with contextlib.redirect_stderr(said):
-            code = logits.main([str(checkpoint), str(given), str(out), "--greedy", str(steps)])
+            code = logits.main([str(checkpoint), str(given), str(out), "--greedy", str(steps), *options])
         if refuses.exists():
             wanted = refuses.read_text()
             return code == 2 and wanted in said.getvalue(), f"refused: {said.getvalue().strip()}"
@@ -62,7 +62,9 @@ def main() -> int:
     parser.add_argument("root", type=Path)
     parser.add_argument("wanted", nargs="*")
     parser.add_argument("--failures", action="store_true", help="print only what fails")
+    parser.add_argument("--chunk", type=int, help="run prompts in chunks")
     arguments = parser.parse_intermixed_args()
+    options = [] if arguments.chunk is None else ["--chunk", str(arguments.chunk)]
     count = failures = 0
     start = time.perf_counter()
     for folder in folders(arguments.root, arguments.wanted):
@@ -70,7 +72,7 @@ def main() -> int:
             if not (folder / layout).exists():
                 continue
             for given in sorted(folder.glob("*.inputs.npz")):
-                passed, text = judge(folder / layout, given)
+                passed, text = judge(folder / layout, given, options)
                 count, failures = count + 1, failures + (not passed)
                 if passed and arguments.failures:
                     continue

@@ -28,8 +28,14 @@ from ..loading import Loaded, end_tokens, generation_config, load
 from ..processing.base import Processing
 from .forward import greedy, prefill
 
-_TYPE_IDS = {"image": 1, "video": 2, "audio": 3}
-_COMMON = {"input_ids", "attention_mask", "position_ids", "cache_position", "decoder_input_ids"}
+_COMMON = {
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "cache_position",
+    "decoder_input_ids",
+    "decoder_attention_mask",
+}
 _COMMON |= {"mm_token_type_ids", "token_type_ids"}
 
 
@@ -42,11 +48,21 @@ def prompts_of(processing: Processing, arrays: Mapping[str, np.ndarray]) -> list
         raise ProcessingError(f"inputs not known to this family: {', '.join(unknown)}")
     ids = arrays["input_ids"]
     mask = arrays.get("attention_mask", np.ones_like(ids)).astype(bool)
+    if ids.ndim != 2 or mask.shape != ids.shape:
+        raise ProcessingError(f"input_ids {ids.shape} and attention_mask {mask.shape} must both be [rows, length]")
+    if "cache_position" in arrays and not np.array_equal(arrays["cache_position"], np.arange(ids.shape[1])):
+        raise ProcessingError("cache_position must count from 0: whole prompts are run")
+    if not arrays.get("decoder_attention_mask", np.ones(1)).all():
+        raise ProcessingError("decoder_attention_mask must be ones: decoders are run without padding")
     items = processing.unpack({name: array for name, array in arrays.items() if name in processing.unpack_names})
     queues = {kind: [item for item in items if item.kind == kind] for kind in ("image", "video", "audio")}
     rows = []
     for row, (tokens, valid) in enumerate(zip(ids, mask, strict=True)):
         where = np.flatnonzero(valid)
+        if len(where) == 0 or where[-1] - where[0] >= len(where):
+            raise ProcessingError(
+                f"attention_mask of row {row} must be ones with zeros on the left or on the right alone"
+            )
         own = _own_items(processing, tokens[where], queues)
         prompt = processing.prompt(tokens[where], own)
         _check_derived(processing, prompt, arrays, row, where)
@@ -84,10 +100,7 @@ def _check_derived(
         if not np.array_equal(np.broadcast_to(given, prompt.positions.shape), prompt.positions):
             raise ProcessingError(f"position_ids of row {row} differ from those this family derives")
     if "mm_token_type_ids" in arrays:
-        kinds = np.zeros(len(prompt), int)
-        for names, places in processing.places(prompt.tokens):
-            kinds[places] = _TYPE_IDS[names[0]]
-        if not np.array_equal(arrays["mm_token_type_ids"][row][where], kinds):
+        if not np.array_equal(arrays["mm_token_type_ids"][row][where], processing.type_ids(prompt.tokens)):
             raise ProcessingError(f"mm_token_type_ids of row {row} differ from the places of media tokens")
 
 
