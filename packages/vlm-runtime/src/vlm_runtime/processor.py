@@ -107,8 +107,10 @@ class Processor:
         return self.processing.placeholder(kind)
 
     def count_placeholders(self, text: str) -> dict[MediaKind, int]:
-        """How many media of each kind a prompt speaks of."""
-        return self.processing.mentions(text)
+        """How many media of each kind a prompt speaks of. What users typed into messages is text and counts for nothing."""
+        parts = text.segments if isinstance(text, Rendered) else (text,)
+        found = [self.processing.mentions(part) for part in parts]
+        return {kind: sum(counts.get(kind, 0) for counts in found) for kind in self.kinds}
 
     def apply_chat_template(
         self,
