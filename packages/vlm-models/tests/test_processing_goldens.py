@@ -51,6 +51,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llava_next/processing-granite": {"vision_config": {"image_size": 384, "patch_size": 14}},
     "llava_onevision/processing": {"vision_config": {"image_size": 384, "patch_size": 14}},
     "mistral3/processing": {"vision_config": {"image_size": 1540, "patch_size": 14}},
+    "molmo2/processing": {
+        "vit_config": {"image_default_input_size": [378, 378], "image_patch_size": 14, "image_num_pos": 729}
+    },
     "paligemma/processing": {"vision_config": {"image_size": 224, "patch_size": 14}},
     "phi4_multimodal/processing": {
         "audio_config": {"input_size": 80},
@@ -64,8 +67,8 @@ REFUSED_HERE = {("idefics2/processing", 1)}
 # pixel values that the reference fills up to the most patches
 PADDED = ("gemma4/processing", "gemma4_unified/processing")
 # one tile or patch of our items counts so many of the reference's
-GRIDS = ("image_grid_thw",)
-COUNTS = {"num_local_patches": "tiles", "num_patches": "pixels"}
+GRIDS = ("image_grid_thw", "image_grids")
+COUNTS = {"num_local_patches": "tiles", "num_patches": "pixels", "image_num_crops": "patches"}
 
 
 class Characters:

@@ -29,6 +29,7 @@ TABLE: dict[str, str] = {
     "llava_next": "llava_next",
     "llava_onevision": "llava_onevision",
     "mistral3": "mistral3",
+    "molmo2": "molmo2",
     "paddleocr_vl": "paddleocr_vl",
     "paligemma": "paligemma",
     "phi4_multimodal": "phi4_multimodal",

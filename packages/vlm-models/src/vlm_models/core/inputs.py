@@ -87,6 +87,7 @@ class Prompt:
     positions: int32 [axes, L]; one axis, or three for M-RoPE (time, height, width).
     position_delta: a generated token at sequence index i has position i + position_delta on every axis.
     blocks: [start, stop) runs that see themselves in both directions; never split by a chunk.
+    apart: int [n], indices of tokens inside blocks that take no part: they see and are seen as text is.
     context: encoder-decoder families only: what the encoder reads; `tokens` then starts the decoder.
     adapter: name of the adapter branch every token of this prompt runs through, if the family has branches.
     """
@@ -99,6 +100,7 @@ class Prompt:
     blocks: tuple[tuple[int, int], ...] = ()
     context: Prompt | None = None
     adapter: str | None = None
+    apart: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -122,6 +124,8 @@ class Prompt:
         ids = np.full(stop - start, -1, np.int32)
         for index, (low, high) in inside:
             ids[max(low, start) - start : min(high, stop) - start] = index
+        if self.apart is not None:
+            ids[self.apart[(self.apart >= start) & (self.apart < stop)] - start] = -1
         return ids
 
     def with_digests(self, digests: tuple[str, ...]) -> Prompt:

@@ -119,6 +119,21 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Join:
+    """Join(parts, new, axis): tensors of these names, in this order, become one along an axis."""
+
+    parts: tuple[str, ...]
+    new: str
+    axis: int = 0
+
+    def apply(self, tensors: Tensors, wanted: Shapes, is_mlx: bool) -> Tensors:
+        if not all(part in tensors for part in self.parts):
+            return tensors
+        rest = {name: value for name, value in tensors.items() if name not in self.parts}
+        return {**rest, self.new: mx.concatenate([tensors[part] for part in self.parts], axis=self.axis)}
+
+
+@dataclass(frozen=True)
 class Stack:
     """Stack(pattern, new): tensors that differ in the last number `#` of their names become one, with a new first axis."""
 

@@ -24,7 +24,7 @@ from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, Inputs, MediaItem, MediaKind, Output, Span
 from ..core.model import Model as BaseModel
 from ..core.model import Select
-from ..core.weights import Drop, Flatten, Rename, Rule
+from ..core.weights import Drop, DropCopy, Flatten, Rename, Rule
 from ..fusion.scatter import scatter
 from ..layers.activation import gelu
 from ..layers.encoder import Encoder
@@ -228,7 +228,7 @@ def weights(config: Config) -> Sequence[Rule]:
     return (
         *renames,
         Rename("lm_head.*", "language_model.lm_head.*"),
-        *((Drop("language_model.lm_head.*"),) if config.text.tied else ()),
+        *((DropCopy("language_model.lm_head", "language_model.embed_tokens"),) if config.text.tied else ()),
         *unread,
         Drop(f"{tower}.post_layernorm.*"),
         Drop(f"{tower}.head.*"),

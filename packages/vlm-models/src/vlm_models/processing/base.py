@@ -181,6 +181,13 @@ class Processing:
         """Runs that see themselves in both directions. Default: none."""
         return ()
 
+    def type_ids(self, tokens: np.ndarray) -> np.ndarray:
+        """What transformers calls mm_token_type_ids [L]. Default: 1 at tokens of pictures, 2 of videos, 3 of sounds."""
+        kinds = np.zeros(len(tokens), int)
+        for names, places in self.places(tokens):
+            kinds[places] = ("image", "video", "audio").index(names[0]) + 1
+        return kinds
+
     def typed(self, prompt: Prompt, type_ids: np.ndarray) -> Prompt:
         """The prompt that these token_type_ids [L] describe. Default: they must be 1 at image tokens and 0 elsewhere.
 

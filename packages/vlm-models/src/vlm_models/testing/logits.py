@@ -99,9 +99,9 @@ def _check_derived(
         given = given[-prompt.positions.shape[0] :][:, where]
         if not np.array_equal(np.broadcast_to(given, prompt.positions.shape), prompt.positions):
             raise ProcessingError(f"position_ids of row {row} differ from those this family derives")
-    if "mm_token_type_ids" in arrays:
-        if not np.array_equal(arrays["mm_token_type_ids"][row][where], processing.type_ids(prompt.tokens)):
-            raise ProcessingError(f"mm_token_type_ids of row {row} differ from the places of media tokens")
+    types = arrays.get("mm_token_type_ids")
+    if types is not None and not np.array_equal(types[row][where], processing.type_ids(prompt.tokens)):
+        raise ProcessingError(f"mm_token_type_ids of row {row} differ from the places of media tokens")
 
 
 def compute(
