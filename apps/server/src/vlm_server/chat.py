@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from vlm_runtime import GenerationResult, ToolCall
 
+from .effort import with_effort
 from .errors import ApiError
 from .fields import ChatBody
 from .ids import call_id
@@ -59,8 +60,7 @@ def ask_of(body: ChatBody, processor: Any) -> Ask:
         raise ApiError(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
     if body.logprobs:
         options |= {"logprobs": True, "top_logprobs": body.top_logprobs or 0}
-    if body.reasoning_effort is not None and body.enable_thinking is None:
-        options["enable_thinking"] = body.reasoning_effort != "none"
+    options = with_effort(options, body.reasoning_effort, "reasoning_effort")
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options: needs stream to be true", param="stream_options")
     wanted = structure(

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from vlm_runtime import GenerationResult, ToolCall
 
+from .effort import with_effort
 from .errors import ApiError
 from .fields import ResponsesBody
 from .ids import call_id
@@ -129,8 +130,7 @@ def _ask(body: ResponsesBody, messages: Messages, processor: Any) -> Ask:
         unknown = {name for name, value in body.reasoning.items() if value is not None} - {"effort"}
         if unknown:
             raise ApiError(400, f"reasoning.{min(unknown)}: not supported", param=f"reasoning.{min(unknown)}")
-        if body.reasoning.get("effort") is not None and body.enable_thinking is None:
-            options["enable_thinking"] = body.reasoning["effort"] != "none"
+        options = with_effort(options, body.reasoning.get("effort"), "reasoning.effort")
     text = dict(body.text or {})
     text.pop("verbosity", None) if text.get("verbosity") in (None, "medium") else None
     unknown = set(text) - {"format"}
