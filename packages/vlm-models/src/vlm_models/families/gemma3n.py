@@ -159,10 +159,7 @@ def weights(config: Config) -> Sequence[Rule]:
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     base = FixedStrategy(size=(768, 768), resample=BILINEAR, normalize=Normalize(mean=HALF_MEAN, std=HALF_STD))
     # published checkpoints keep the extractor's settings in the pictures' file
-    sounds = mel_of(files.audio or files.image)
-    check(
-        sounds.num_mels == config.audio.bins, f"preprocessor: sounds must have the model's {config.audio.bins} mel bins"
-    )
+    sounds = mel_of(files.audio or files.image, config.audio.bins)
     for kind, own in config.tokens.items():
         key, count = f"{kind}_seq_length", own.count
         check(pick(files.processor, key, count) == count, f"processor: {key} must be the model's {count}")

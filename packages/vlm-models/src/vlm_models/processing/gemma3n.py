@@ -43,9 +43,17 @@ class MediaTokens:
         )
 
 
-def mel_of(files: Mapping[str, Any]) -> LogMel:
-    """From the feature extractor's file; absent keys as Gemma 3n has them. Raises ProcessingError."""
-    usual = {"fft_length": 1024, "frame_length": 512, "min_frequency": 125.0, "max_frequency": 7600.0}
+def mel_of(files: Mapping[str, Any], bins: int) -> LogMel:
+    """From the feature extractor's file; absent keys as Gemma 3n has them. bins: of the model. Raises ProcessingError."""
+    if files.get("feature_size") not in (None, bins):
+        raise ProcessingError(f"preprocessor: feature_size must be the model's {bins}, found {files['feature_size']!r}")
+    usual = {
+        "feature_size": bins,
+        "fft_length": 1024,
+        "frame_length": 512,
+        "min_frequency": 125.0,
+        "max_frequency": 7600.0,
+    }
     usual |= {"preemphasis": 0.97, "mel_floor": 1e-5}
     read = LogMel.from_files(usual | {key: value for key, value in files.items() if value is not None})
     return replace(read, lead=0, multiple=128, adds_floor=False)
