@@ -109,7 +109,9 @@ class GemmaConfig:
         )
         kv_heads = take(hf, "num_key_value_heads", int)
         check(heads % kv_heads == 0, f"{heads} heads cannot share {kv_heads} key heads")
-        act = take(hf, "hidden_activation", str, "gelu_pytorch_tanh")
+        act = take(hf, "hidden_act" if name == "gemma" else "hidden_activation", str, "gelu_pytorch_tanh")
+        if name == "gemma" and act == "gelu":
+            act = "gelu_pytorch_tanh"  # what the first files meant by it, and the reference takes it for
         gated(act)
         third = name == "gemma3_text"
         return cls(

@@ -88,11 +88,13 @@ def take(hf: Mapping[str, Any], key: str, kind: type[T] | tuple[type, ...], defa
     return value  # type: ignore[return-value]
 
 
-def sub(hf: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    """The nested object hf[key]. Raises ConfigError."""
+def sub(hf: Mapping[str, Any], key: str, *model_types: str) -> Mapping[str, Any]:
+    """The nested object hf[key], of one of the model_types where any are given and it names one. Raises ConfigError."""
     value = hf.get(key)
     if not isinstance(value, Mapping):
         raise ConfigError(f"config: {key!r} must be an object, found {value!r}")
+    if model_types:
+        expect(value, "model_type", *model_types)
     return value
 
 

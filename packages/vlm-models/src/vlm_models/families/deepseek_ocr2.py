@@ -55,10 +55,12 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
-        vision, given = sub(hf, "vision_config"), sub(hf, "text_config")
-        sam = SamConfig.from_hf(sub(vision, "sam_config"))
+        vision, given = sub(hf, "vision_config", "deepseek_ocr2_vision"), sub(hf, "text_config", "deepseek_ocr2_text")
+        sam = SamConfig.from_hf(sub(vision, "sam_config", "deepseek_ocr2_sam_vision_model"))
         encoder = DecoderConfig.from_hf(
-            {"vocab_size": 1, "use_sliding_window": False, **sub(vision, "encoder_config")}, qkv_bias=True, tied=True
+            {"vocab_size": 1, "use_sliding_window": False, **sub(vision, "encoder_config", "deepseek_ocr2_encoder")},
+            qkv_bias=True,
+            tied=True,
         )
         check(encoder.dim == sam.widths[1], f"encoder of {encoder.dim} channels behind a map of {sam.widths[1]}")
         bias = take(given, "attention_bias", bool, False)

@@ -21,7 +21,7 @@ from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, Inputs, MediaItem, Output, Prompt, Span
 from ..core.model import Model as BaseModel
 from ..core.model import Select
-from ..core.weights import Apply, Drop, Rename, Rule, Transpose
+from ..core.weights import Apply, Drop, DropCopy, Rename, Rule, Transpose
 from ..errors import WeightError
 from ..fusion.scatter import scatter
 from ..layers.linear import Embedding, Linear
@@ -188,8 +188,8 @@ def weights(config: Config) -> Sequence[Rule]:
         Rename("language_model.model.*", "language_model.*"),
         Rename("lm_head.*", "language_model.lm_head.*"),
         # copies of `shared`
-        Drop("language_model.encoder.embed_tokens.weight"),
-        Drop("language_model.decoder.embed_tokens.weight"),
+        DropCopy("language_model.encoder.embed_tokens", "language_model.shared"),
+        DropCopy("language_model.decoder.embed_tokens", "language_model.shared"),
         Apply("language_model.final_logits_bias", _zero),
         Drop("language_model.final_logits_bias"),
         Transpose("vision_tower.*.conv.weight", (0, 2, 3, 1)),
@@ -200,7 +200,7 @@ def weights(config: Config) -> Sequence[Rule]:
         rules.append(Rename(f"vision_tower.*.{kind}.norm.*", "vision_tower.*.norm1.*"))
         rules.append(Rename(f"vision_tower.*.{kind}.fn.*", f"vision_tower.*.{kind}.*"))
     if config.text.tied:
-        rules.append(Drop("language_model.lm_head.*"))
+        rules.append(DropCopy("language_model.lm_head", "language_model.shared"))
     return tuple(rules)
 
 

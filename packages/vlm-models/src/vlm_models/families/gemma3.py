@@ -42,7 +42,7 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
-        vision = SiglipConfig.from_hf(sub(hf, "vision_config"))
+        vision = SiglipConfig.from_hf(sub(hf, "vision_config", "siglip_vision_model"))
         tied = take(hf, "tie_word_embeddings", bool, True)
         num_tokens = take(hf, "mm_tokens_per_image", int, 256)
         side = math.isqrt(num_tokens)

@@ -42,14 +42,16 @@ class Config:
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         ocr = expect(hf, "model_type", "glm4v", "glm_ocr") == "glm_ocr"
-        given = sub(hf, "text_config")
+        given = sub(hf, "text_config", "glm4v_text", "glm_ocr_text", "glm4v", "glm_ocr")
         tied = bool(take(hf, "tie_word_embeddings", bool, False) or given.get("tie_word_embeddings"))
         windows = (None,) * take(given, "num_hidden_layers", int)
         text = GlmConfig.from_hf(given, qkv_bias=not ocr, tied=tied, windows=windows)
         sections = text.rope.sections or (8, 12, 12)
         check(sum(sections) == text.rope.dim // 2, f"mrope_section {sections} must sum to {text.rope.dim // 2}")
         text = replace(text, rope=replace(text.rope, sections=sections))
-        vision = GlmVitConfig.from_hf(sub(hf, "vision_config"), ocr=ocr)
+        vision = GlmVitConfig.from_hf(
+            sub(hf, "vision_config", "glm4v_vision", "glm_ocr_vision", "glm4v", "glm_ocr"), ocr=ocr
+        )
         check(vision.out_dim == text.dim, "vision out_hidden_size differs from the text's hidden_size")
         defaults = _OCR if ocr else _GLM4V
         return cls(

@@ -68,8 +68,8 @@ class Config:
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         config = cls(
-            SiglipConfig.from_hf(sub(hf, "vision_config"), patch_size=32),
-            ResamplerConfig.from_hf(sub(hf, "perceiver_config")),
+            SiglipConfig.from_hf(sub(hf, "vision_config", "idefics2_vision", "idefics2"), patch_size=32),
+            ResamplerConfig.from_hf(sub(hf, "perceiver_config", "idefics2_perceiver", "idefics2")),
             text_config(sub(hf, "text_config"), tied=take(hf, "tie_word_embeddings", bool, False), kind="mistral"),
             take(hf, "image_token_id", int, 32001),
         )

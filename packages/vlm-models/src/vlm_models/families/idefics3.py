@@ -50,7 +50,12 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
-        vision = SiglipConfig.from_hf(sub(hf, "vision_config"), hidden_size=1152, num_attention_heads=16, patch_size=32)
+        vision = SiglipConfig.from_hf(
+            sub(hf, "vision_config", "idefics3_vision", "idefics3", "smolvlm_vision", "smolvlm"),
+            hidden_size=1152,
+            num_attention_heads=16,
+            patch_size=32,
+        )
         scale = take(hf, "scale_factor", int, 2)
         check(
             vision.side % scale == 0, f"scale_factor {scale} does not divide the tower's {vision.side} patches a side"

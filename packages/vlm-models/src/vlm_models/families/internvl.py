@@ -48,7 +48,7 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
-        vision = InternVitConfig.from_hf(sub(hf, "vision_config"))
+        vision = InternVitConfig.from_hf(sub(hf, "vision_config", "internvl_vision"))
         expect(hf, "vision_feature_select_strategy", "default")
         layer = take(hf, "vision_feature_layer", int, -1)
         check(-vision.depth - 1 <= layer <= vision.depth, f"vision_feature_layer {layer} of {vision.depth} layers")

@@ -48,7 +48,7 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
-        given = sub(hf, "vision_config")
+        given = sub(hf, "vision_config", "paddleocr_vl_vision", "paddleocr_vl")
         vision = SiglipConfig.from_hf(
             given,
             hidden_size=1152,
@@ -60,7 +60,8 @@ class Config:
         )
         check(vision.dim % (4 * vision.num_heads) == 0, f"vision dim {vision.dim} does not split into heads")
         # published files keep the text values at the top level, transformers 5 nests them
-        values = {"rms_norm_eps": 1e-5, "rope_theta": 500000.0, "head_dim": 128, **(hf.get("text_config") or hf)}
+        named = sub(hf, "text_config", "paddleocr_vl_text", "paddleocr_vl") if hf.get("text_config") else hf
+        values = {"rms_norm_eps": 1e-5, "rope_theta": 500000.0, "head_dim": 128, **named}
         bias = take(values, "use_bias", bool, False)
         text = DecoderConfig.from_hf(
             values,

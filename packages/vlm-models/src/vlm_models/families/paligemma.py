@@ -48,7 +48,7 @@ class Config:
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         tied = take(hf, "tie_word_embeddings", bool, True)
         return cls(
-            SiglipConfig.from_hf(sub(hf, "vision_config")),
+            SiglipConfig.from_hf(sub(hf, "vision_config", "siglip_vision_model")),
             GemmaConfig.from_hf(sub(hf, "text_config"), "gemma", tied=tied, blocks_beyond_window=True),
             take(hf, "image_token_index", int, take(hf, "image_token_id", int, 256000)),
             take(hf, "bos_token_id", int, take(sub(hf, "text_config"), "bos_token_id", int, 2)),

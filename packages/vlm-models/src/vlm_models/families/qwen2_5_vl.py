@@ -38,13 +38,13 @@ class Config:
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         # published files keep the text values at the top level, transformers 5 nests them
-        text = hf.get("text_config") or hf
+        text = sub(hf, "text_config", "qwen2_5_vl_text", "qwen2_5_vl") if hf.get("text_config") else hf
         tied = any(take(part, "tie_word_embeddings", bool, False) for part in (hf, text))
         decoder = DecoderConfig.from_hf(text, qkv_bias=True, tied=tied)
         sections = decoder.rope.sections or (16, 24, 24)
         check(sum(sections) == decoder.rope.dim // 2, f"mrope_section {sections} must sum to {decoder.rope.dim // 2}")
         config = cls(
-            Qwen25VitConfig.from_hf(sub(hf, "vision_config")),
+            Qwen25VitConfig.from_hf(sub(hf, "vision_config", "qwen2_5_vl_vision", "qwen2_5_vl")),
             replace(decoder, rope=replace(decoder.rope, sections=sections)),
             take(hf, "image_token_id", int, 151655),
             take(hf, "video_token_id", int, 151656),

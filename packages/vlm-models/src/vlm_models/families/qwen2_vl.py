@@ -38,10 +38,10 @@ class Config:
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
         # published files keep the text values at the top level, transformers 5 nests them
-        text = dict(hf.get("text_config") or hf)
+        text = dict(sub(hf, "text_config", "qwen2_vl_text", "qwen2_vl") if hf.get("text_config") else hf)
         tied = any(take(part, "tie_word_embeddings", bool, False) for part in (hf, text))
         config = cls(
-            QwenVitConfig.from_hf(sub(hf, "vision_config")),
+            QwenVitConfig.from_hf(sub(hf, "vision_config", "qwen2_vl_vision", "qwen2_vl")),
             DecoderConfig.from_hf(text, qkv_bias=True, tied=tied),
             take(hf, "image_token_id", int, 151655),
             take(hf, "video_token_id", int, 151656),

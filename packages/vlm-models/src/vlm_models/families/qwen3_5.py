@@ -32,10 +32,12 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
-        given = sub(hf, "text_config")
+        given = sub(hf, "text_config", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_5", "qwen3_5_moe")
         tied = take(hf, "tie_word_embeddings", bool, take(given, "tie_word_embeddings", bool, False))
         text = HybridConfig.from_hf(given, tied=tied)
-        vision = Qwen3VitConfig.from_hf(sub(hf, "vision_config"), deepstack=())
+        vision = Qwen3VitConfig.from_hf(
+            sub(hf, "vision_config", "qwen3_5_vision", "qwen3_5_moe_vision", "qwen3_5", "qwen3_5_moe"), deepstack=()
+        )
         check(vision.out_dim == text.dim, "vision out_hidden_size differs from the text's hidden_size")
         check(len(vision.deepstack) <= text.num_layers, "more deepstack levels than layers")
         return cls(

@@ -37,7 +37,7 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
-        given = sub(hf, "text_config")
+        given = sub(hf, "text_config", "qwen3_vl_text", "qwen3_vl_moe_text", "qwen3_vl", "qwen3_vl_moe")
         bias = take(given, "attention_bias", bool, False)
         windows = (None,) * take(given, "num_hidden_layers", int)
         tied = take(hf, "tie_word_embeddings", bool, take(given, "tie_word_embeddings", bool, False))
@@ -48,7 +48,9 @@ class Config:
         sections = text.rope.sections or (24, 20, 20)
         check(sum(sections) == text.rope.dim // 2, f"mrope_section {sections} must sum to {text.rope.dim // 2}")
         text = replace(text, rope=replace(text.rope, sections=sections, interleaved=True))
-        vision = Qwen3VitConfig.from_hf(sub(hf, "vision_config"))
+        vision = Qwen3VitConfig.from_hf(
+            sub(hf, "vision_config", "qwen3_vl_vision", "qwen3_vl_moe_vision", "qwen3_vl", "qwen3_vl_moe")
+        )
         check(vision.out_dim == text.dim, "vision out_hidden_size differs from the text's hidden_size")
         check(len(vision.deepstack) <= text.num_layers, "more deepstack levels than layers")
         return cls(

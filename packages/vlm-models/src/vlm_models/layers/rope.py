@@ -49,8 +49,9 @@ class RopeConfig:
         kind = given.get("rope_type") or given.get("type") or "default"
         if kind == "mrope":
             kind = "default"
-        if kind not in KINDS:
-            raise ConfigError(f"config: rope type {kind!r} is not supported (supported: {', '.join(KINDS)})")
+        for named in (kind, given.get("type", kind)):
+            if named not in (*KINDS, "mrope"):
+                raise ConfigError(f"config: rope type {named!r} is not supported (supported: {', '.join(KINDS)})")
         base = given.get("rope_theta", hf.get("rope_theta"))
         factor = given.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
         sections = given.get("mrope_section")

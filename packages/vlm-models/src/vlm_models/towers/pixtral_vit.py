@@ -42,6 +42,7 @@ class PixtralVitConfig:
         """From a vision_config; absent keys have the defaults of PixtralVisionConfig. Raises ConfigError."""
         given = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
         expect(given, "rope_type", "axial", "default")
+        expect(given, "type", "axial", "default")
         config = cls(
             take(hf, "hidden_size", int, 1024),
             take(hf, "num_hidden_layers", int, 24),
