@@ -30,6 +30,7 @@ import maker  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from huggingface_hub.errors import StrictDataclassError  # noqa: E402
 from safetensors.numpy import load_file, save_file  # noqa: E402
 from variant import Variant, merged  # noqa: E402
 from variants import VARIANTS  # noqa: E402
@@ -37,7 +38,7 @@ from variants import VARIANTS  # noqa: E402
 transformers.utils.logging.disable_progress_bar()
 _build = inputs.build
 # what the reference raises for a configuration or inputs that it does not take
-REFUSALS = (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError)
+REFUSALS = (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError, StrictDataclassError)
 
 
 def resized(seed: int) -> Any:
