@@ -13,6 +13,7 @@ import vlm_convert.write as writing
 from vlm_convert import ConvertError, RecipeError, convert, verify
 from vlm_convert.verify import generated_prompts, log_probabilities
 from vlm_models import Quantization, load, packed_layers
+from vlm_models.testing.forward import prefill
 
 
 def tensors_of(folder: Path) -> dict[str, np.ndarray]:
@@ -32,7 +33,7 @@ def same(a: Path, b: Path) -> bool:
 
 def logits(folder: Path) -> np.ndarray:
     loaded = load(folder)
-    return log_probabilities(loaded, generated_prompts(loaded, 1, 0)[0])
+    return log_probabilities(prefill(loaded.model, generated_prompts(loaded, 1, 0)[0]).logits)
 
 
 def test_plain_conversion_keeps_every_logit_bit(checkpoint: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from vlm_models import (
     apply_rules,
     load,
     named_parameters,
+    pack_layers,
     packed_layers,
     quantizable,
     read_config,
@@ -28,6 +29,7 @@ from .card import model_card
 from .errors import ConvertError
 from .plan import Plan, plan_copy, plan_dequantize, plan_quantization
 from .recipes import depth, quantization, recipe
+from .refine import CALIBRATION_SAMPLES, Refinement, Refiner, check_method
 from .upload import upload
 from .write import SHARD_BYTES, target, write_files, write_tensors
 
@@ -36,10 +38,11 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was done. path: None for a dry run."""
+    """What was done. path: None for a dry run. refinement: of a calibrated method, against plain rounding."""
 
     path: Path | None
     plan: Plan
+    refinement: Refinement | None = None
 
 
 def convert(
@@ -54,6 +57,9 @@ def convert(
     dequantize: bool = False,
     recipe_name: str | Path | None = None,
     quantize_vision: bool = False,
+    q_method: str = "plain",
+    calibration: str | Path | None = None,
+    calibration_samples: int = CALIBRATION_SAMPLES,
     revision: str | None = None,
     upload_repo: str | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -71,6 +77,9 @@ def convert(
         dequantize: bring a packed checkpoint back to full precision.
         recipe_name: a mixed-bit recipe by name, or a JSON file of pattern -> quantization.
         quantize_vision: pack vision, audio and projectors too.
+        q_method: plain, or gptq: rounding that keeps the layers' outputs on calibration prompts; the model is held in memory.
+        calibration: folder of pictures and .txt files, or .jsonl of prompt, image, answer; None: generated pictures and text.
+        calibration_samples: most prompts; a quarter more are held out to judge by.
         upload_repo: repo to publish the result to, with a model card.
         shard_bytes: most bytes of one file.
         dry_run: plan only.
@@ -86,31 +95,36 @@ def convert(
         raise ConvertError("q_bits, q_group_size, q_mode and recipes need quantize (-q)")
     if dtype is not None and dtype not in DTYPES:
         raise ConvertError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    check_method(q_method, quantize, calibration, calibration_samples)
     default = quantization(q_bits, q_group_size, q_mode) if quantize else None
     source = resolve_checkpoint(hf_path, revision=revision)
     if source.resolve() == Path(mlx_path).resolve():
         raise ConvertError(f"{mlx_path} is the source itself; choose another folder")
     loaded = load(source, dtype=getattr(mx, dtype) if dtype else None, lazy=True)
+    refiner = None
     if default is not None:
         paths = [*packed_layers(loaded.model), *(path for path, _ in quantizable(loaded.model))]
         chosen = recipe(recipe_name, default, depth(paths))
-        plan = plan_quantization(loaded, chosen, everything=quantize_vision)
+        if q_method == "gptq" and not dry_run:
+            refiner = Refiner(loaded, source, calibration, calibration_samples)
+        plan = plan_quantization(loaded, chosen, everything=quantize_vision, pack=refiner or pack_layers)
     elif dequantize:
         plan = plan_dequantize(loaded, getattr(mx, dtype or "bfloat16"))
     else:
         plan = plan_copy(loaded)
     if dry_run:
         return Conversion(None, plan)
+    done = Conversion(Path(mlx_path), plan, None if refiner is None else refiner.result)
     with target(Path(mlx_path), overwrite=overwrite) as folder:
-        _write(loaded, plan, source, folder, hf_path, default, shard_bytes, progress)
+        _write(loaded, done, source, folder, hf_path, default, shard_bytes, progress)
     if upload_repo is not None:
         upload(Path(mlx_path), upload_repo)
-    return Conversion(Path(mlx_path), plan)
+    return done
 
 
 def _write(
     loaded: Loaded,
-    plan: Plan,
+    done: Conversion,
     source: Path,
     folder: Path,
     name: str,
@@ -119,13 +133,14 @@ def _write(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     rules = loaded.family.export_rules(loaded.config)
-    config = described(read_config(source).to_dict(), plan, default, lambda path: written_paths(rules, path))
+    config = described(read_config(source).to_dict(), done.plan, default, lambda path: written_paths(rules, path))
     tensors = dict(named_parameters(loaded.model))
     tensors = apply_rules(rules, tensors, {}, is_mlx=True)
     # the model must not hold on to what is written and done with
     loaded.model.update(tree_map(lambda _: mx.zeros((0,)), loaded.model.parameters()))
     write_tensors(tensors, folder, shard_bytes=shard_bytes, progress=progress)
-    (folder / "README.md").write_text(model_card(name, loaded.family.name, plan), encoding="utf-8")
+    quality = None if done.refinement is None else "\n".join(done.refinement.lines())
+    (folder / "README.md").write_text(model_card(name, loaded.family.name, done.plan, quality), encoding="utf-8")
     write_files(source, folder, config)
 
 

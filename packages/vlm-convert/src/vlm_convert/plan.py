@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -25,6 +25,9 @@ from vlm_models import (
 
 from .errors import ConvertError
 from .recipes import Recipe
+
+Choose = Callable[[str, Any], Quantization | None]
+Packer = Callable[[nn.Module, Choose], dict[str, Quantization]]
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Plan:
         ]
 
 
-def plan_quantization(loaded: Loaded, recipe: Recipe, *, everything: bool) -> Plan:
-    """Quantize the model in place (lazily) by a recipe. everything: also what the family keeps in full precision.
+def plan_quantization(loaded: Loaded, recipe: Recipe, *, everything: bool, pack: Packer = pack_layers) -> Plan:
+    """Quantize the model in place (lazily) by a recipe. everything: also what the family keeps in full precision. pack: how.
 
     Raises ConvertError where a layer is packed otherwise already."""
     kept: dict[str, str] = {}
@@ -82,7 +85,7 @@ def plan_quantization(loaded: Loaded, recipe: Recipe, *, everything: bool) -> Pl
         return None
 
     recipe.check_used([*already, *(path for path, _ in quantizable(loaded.model))])
-    done = pack_layers(loaded.model, choose)
+    done = pack(loaded.model, choose)
     return Plan({**already, **done}, kept, before, byte_size(loaded), num_weights)
 
 

@@ -14,6 +14,7 @@ from vlm_models import Loaded, MediaOptions, Prompt, load, module_at, packed_lay
 from vlm_models.testing.forward import prefill
 from vlm_runtime import resolve_checkpoint
 
+from .calibration import prepared
 from .errors import ConvertError
 
 
@@ -21,7 +22,8 @@ from .errors import ConvertError
 class Comparison:
     """Second checkpoint against the first.
 
-    kl: mean divergence in nats per position, of the first's distribution from the second's. top1: share of positions with
+    kl: mean divergence in nats per position, of the first's distribution from the second's; positions that a picture follows
+    are left out. top1: share of positions with
     the same best token. worst: path -> relative error of a layer's weight, largest first.
     """
 
@@ -41,24 +43,48 @@ class Comparison:
 
 
 def verify(
-    a: str | Path, b: str | Path, *, prompts: Sequence[Prompt] | None = None, num_prompts: int = 4, seed: int = 0
+    a: str | Path,
+    b: str | Path,
+    *,
+    prompts: Sequence[Prompt] | None = None,
+    data: str | Path | None = None,
+    num_prompts: int = 4,
+    seed: int = 0,
 ) -> Comparison:
-    """Compare checkpoint b with a (the original) on given prompts, or on generated ones: random text with a random picture.
+    """Compare checkpoint b with a (the original).
 
-    Raises ConvertError where they are not the same architecture, and what loading raises.
+    Args:
+        prompts: what to compare on; None: see data.
+        data: a folder or .jsonl as for calibration; None: random text with a random picture.
+        num_prompts: most of data, or how many random ones.
+
+    Raises:
+        ConvertError: not the same architecture, unreadable data; and what loading raises.
     """
-    first = load(resolve_checkpoint(str(a)))
+    folder = resolve_checkpoint(str(a))
+    first = load(folder)
     second = load(resolve_checkpoint(str(b)))
     if first.family.name != second.family.name or first.hf.get("vocab_size") != second.hf.get("vocab_size"):
         raise ConvertError(f"cannot compare a {first.family.name} with a {second.family.name} of another vocabulary")
+    if prompts is None and data is not None:
+        prompts = prepared(first, folder, Path(data), num_prompts)
     prompts = generated_prompts(first, num_prompts, seed) if prompts is None else prompts
     divergences, agreements = [], []
     for prompt in prompts:
-        ours, theirs = log_probabilities(first, prompt), log_probabilities(second, prompt)
+        rows = text_positions(prompt)
+        ours, theirs = (log_probabilities(prefill(loaded.model, prompt).logits[rows]) for loaded in (first, second))
         divergences.append(np.sum(np.exp(ours) * (ours - theirs), axis=-1))
         agreements.append(ours.argmax(-1) == theirs.argmax(-1))
     kl, same = np.concatenate(divergences), np.concatenate(agreements)
     return Comparison(float(kl.mean()), float(kl.max()), float(same.mean()), len(kl), weight_errors(first, second))
+
+
+def text_positions(prompt: Prompt) -> np.ndarray:
+    """Bool [L]: positions whose next token is not a picture's."""
+    result = np.ones(len(prompt), bool)
+    for span in prompt.spans:
+        result[max(span.start - 1, 0) : span.stop - 1] = False
+    return result
 
 
 def generated_prompts(loaded: Loaded, count: int, seed: int) -> list[Prompt]:
@@ -85,10 +111,10 @@ def _vocabulary(loaded: Loaded) -> int:
     return int(text.get("vocab_size") or loaded.hf["vocab_size"])
 
 
-def log_probabilities(loaded: Loaded, prompt: Prompt) -> np.ndarray:
-    """float64 [L, V] at every position of a prompt."""
-    logits = mx.array(prefill(loaded.model, prompt).logits)
-    return np.array(logits - mx.logsumexp(logits, axis=-1, keepdims=True), np.float64)
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """float64, over the last axis."""
+    values = mx.array(logits)
+    return np.array(values - mx.logsumexp(values, axis=-1, keepdims=True), np.float64)
 
 
 def weight_errors(first: Loaded, second: Loaded, most: int = 5) -> tuple[tuple[str, float], ...]:

@@ -34,7 +34,15 @@ from .errors import (
 from .layers.linear import Quantization
 from .loading import Loaded, end_tokens, generation_config, load, named_parameters
 from .processing.base import MediaOptions, Processing
-from .quantization import module_at, pack_layers, packed_layers, quantizable, quantization_scheme, unpack_layers
+from .quantization import (
+    module_at,
+    pack_layers,
+    packed_layers,
+    put_module,
+    quantizable,
+    quantization_scheme,
+    unpack_layers,
+)
 from .registry import TABLE, family, resolve
 
 __version__ = "0.1.0"
@@ -85,6 +93,7 @@ __all__ = [
     "pack_layers",
     "packed_layers",
     "plain_caches",
+    "put_module",
     "quantizable",
     "quantization_scheme",
     "read_config",

@@ -28,7 +28,7 @@ def quantize_layers(model: nn.Module, rules: Sequence[Rule], tensors: Tensors, h
         layer = module_at(model, path)
         if how is None or not hasattr(layer, "quantized"):
             raise WeightError(f"{path}: the checkpoint has it quantized, the model does not")
-        replace_module(model, path, layer.quantized(how))
+        put_module(model, path, layer.quantized(how))
 
 
 def quantization_scheme(hf: Mapping[str, Any]) -> tuple[Quantization, dict[str, Quantization | None]] | None:
@@ -70,7 +70,8 @@ def module_at(model: nn.Module, path: str) -> Any:
     return place
 
 
-def replace_module(model: nn.Module, path: str, new: nn.Module) -> None:
+def put_module(model: nn.Module, path: str, new: nn.Module) -> None:
+    """Replace the module at a dotted path. Raises WeightError."""
     parent, _, last = path.rpartition(".")
     place = module_at(model, parent) if parent else model
     if isinstance(place, list):
@@ -94,7 +95,7 @@ def pack_layers(model: nn.Module, choose: Callable[[str, Any], Quantization | No
     for path, layer in list(quantizable(model)):
         how = choose(path, layer)
         if how is not None:
-            replace_module(model, path, layer.quantized(how))
+            put_module(model, path, layer.quantized(how))
             done[path] = how
     return done
 
@@ -108,5 +109,5 @@ def unpack_layers(model: nn.Module, dtype: mx.Dtype) -> list[str]:
     """Bring every packed layer to full precision, in place and lazily. Returns their paths."""
     paths = list(packed_layers(model))
     for path in paths:
-        replace_module(model, path, module_at(model, path).dequantized(dtype))
+        put_module(model, path, module_at(model, path).dequantized(dtype))
     return paths
