@@ -36,8 +36,12 @@ class KeyGuard:
         return False
 
 
+# objects and lists of a body; parsing more of them would hold the event loop, and every stream with it
+MOST_ITEMS = 400_000
+
+
 class BodyGuard:
-    """413 for a body over the limit, declared or not."""
+    """413 for a body over the limit, declared or not, before it is read to its end, and for one of too many items."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self._max = app, max_bytes
@@ -51,19 +55,25 @@ class BodyGuard:
         if not declared.isdigit() or int(declared) > self._max:
             await refuse(scope, send, error)
             return
-        seen = 0
+        seen = items = 0
+        is_refused = False
 
         async def counted() -> Message:
-            nonlocal seen
+            nonlocal seen, items, error, is_refused
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._max:
+            body = message.get("body", b"")
+            seen += len(body)
+            items += body.count(b"{") + body.count(b"[")
+            if items > MOST_ITEMS:
+                error = ApiError(413, f"body: expected at most {MOST_ITEMS} objects and lists", param="body")
+            if seen > self._max or items > MOST_ITEMS:
+                is_refused = True
                 raise _TooLarge
             return message
 
         async def watched(message: Message) -> None:
             # the framework turns what goes wrong while it reads into an answer of its own
-            if seen <= self._max:
+            if not is_refused:
                 await send(message)
             elif message["type"] == "http.response.start":
                 await refuse(scope, send, error)
@@ -76,9 +86,13 @@ class _TooLarge(Exception):
 
 
 async def refuse(scope: Scope, send: Send, error: ApiError) -> None:
-    """Answer with an error."""
+    """Answer with an error, and end the connection: what the client still sends is not read."""
     body = json.dumps(error.body(is_anthropic=is_anthropic(scope["path"]))).encode()
-    headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers: list[Any] = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -28,6 +28,10 @@ _PILLOW_DAMAGE = (
 )
 
 
+# an animation's frames are drawn one over the other, wanted or not: a few kilobytes may hold thousands of large ones
+DRAWN_TO_TAKEN = 4
+
+
 class PillowReader:
     """Pillow, for animated GIF, WebP and PNG."""
 
@@ -56,6 +60,15 @@ class PillowReader:
         if self.total > self._policy.max_video_frames:
             raise MediaLimitError(
                 f"{self._name}: expected at most {self._policy.max_video_frames} frames, got {self.total}"
+            )
+        drawn, most = (
+            self.total * self._image.width * self._image.height,
+            DRAWN_TO_TAKEN * self._policy.max_sampled_pixels,
+        )
+        if drawn > most:
+            raise MediaLimitError(
+                f"{self._name}: expected an animation of at most {most} pixels in all frames, got {self.total} of "
+                f"{self._image.width}x{self._image.height}"
             )
         deadline = time.monotonic() + self._policy.max_decode_seconds
         durations = []
