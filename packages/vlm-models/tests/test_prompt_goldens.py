@@ -17,21 +17,27 @@ from vlm_models.registry import TABLE, resolve
 from vlm_models.testing import golden
 
 ROOT = Path(__file__).parent / "goldens"
-# the family refuses crops of long pictures by name
-REFUSED = {"gemma3/base/pan_and_scan"}
 CASES = [
     (g, name, layout)
     for g in golden.find(ROOT)
     if g.config("hub").get("model_type") in TABLE and (g.folder / "shared/tokenizer.json").is_file()
     for name, about in g.manifest["cases"].items()
     for layout in g.layouts
-    if layout in golden.LAYOUTS and about["text"] and f"{g.name}/{name}" not in REFUSED
+    if layout in golden.LAYOUTS and about["text"]
 ]
 # sounds that the reference fills up to the length of a longer neighbour before it takes their frames
 FILLED = {"gemma3n/base/audio_and_image"}
 GREY = 2 / 255
 # what single cases ask of the processor, beyond the checkpoint's files
-PROCESSOR_CHANGES: dict[str, dict[str, Any]] = {"idefics2/base/split": {"do_image_splitting": True}}
+PROCESSOR_CHANGES: dict[str, dict[str, Any]] = {
+    "idefics2/base/split": {"do_image_splitting": True},
+    "gemma3/base/pan_and_scan": {
+        "do_pan_and_scan": True,
+        "pan_and_scan_min_crop_size": 10,
+        "pan_and_scan_max_num_crops": 3,
+        "pan_and_scan_min_ratio_to_activate": 1.2,
+    },
+}
 # seconds from frame to frame, and of the whole video, where a case's are not half a second and unknown
 VIDEO_TIMES: dict[str, tuple[float, float]] = {
     "smolvlm/base/video": (2.0, 4.0),

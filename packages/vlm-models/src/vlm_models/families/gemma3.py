@@ -1,7 +1,7 @@
 """Gemma 3 (arXiv:2503.19786): SigLIP at one size, its patch map pooled to 256 tokens, a Gemma 3 decoder; a picture's tokens see
 each other in both directions.
 
-Reference: transformers, Gemma3ForConditionalGeneration. Deviations: pan and scan (crops of long pictures) is refused.
+Reference: transformers, Gemma3ForConditionalGeneration. Deviations: none known.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from ..backbones.gemma import GemmaConfig, GemmaDecoder
 from ..core.config import check, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem
 from ..core.weights import Copy, Flatten, Rename, Rule
-from ..errors import ConfigError
 from ..fusion.gemma import GemmaModel
 from ..fusion.model import conversion_names, decoder_rules, tower_rules
 from ..layers.norm import RMSNorm
-from ..processing.base import Processing, pick
-from ..processing.gemma import BracketedPictures
+from ..processing.base import Processing
+from ..processing.gemma import BracketedPictures, PanAndScan
 from ..processing.image.fixed import FixedStrategy
 from ..processing.image.pixels import BILINEAR, HALF_MEAN, HALF_STD, Normalize
 from ..towers.siglip import Siglip, SiglipConfig
@@ -86,10 +86,10 @@ class Model(GemmaModel):
         self.language_model = GemmaDecoder(config.text)
 
     def encode(self, items: Sequence[MediaItem]) -> list[Features]:
-        return [
-            Features(self.multi_modal_projector(self.vision_tower.last(mx.array(item.arrays["pixels"]))))
-            for item in items
-        ]
+        return [Features(mx.concatenate([self._seen(part) for part in item.arrays["pixels"]])) for item in items]
+
+    def _seen(self, pixels: np.ndarray) -> mx.array:
+        return self.multi_modal_projector(self.vision_tower.last(mx.array(pixels[None])))
 
 
 def weights(config: Config) -> Sequence[Rule]:
@@ -109,12 +109,11 @@ def mlx_names(config: Config) -> Sequence[Rule]:
 
 
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
-    if pick(files.image, "do_pan_and_scan", False):
-        raise ConfigError("preprocessor: do_pan_and_scan is not supported; switch it off")
     size = (config.vision.image, config.vision.image)
     base = FixedStrategy(size=size, resample=BILINEAR, normalize=Normalize(mean=HALF_MEAN, std=HALF_STD))
     strategy = FixedStrategy.from_files(files.image, base)
-    return BracketedPictures(config.image_token, config.brackets, strategy, config.num_tokens, table)
+    scan = PanAndScan.from_files(files.image)
+    return BracketedPictures(config.image_token, config.brackets, strategy, config.num_tokens, table, scan=scan)
 
 
 FAMILY = Family(
