@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import soundfile
 from PIL import Image
 
 from vlm_cli.main import main
+from vlm_models import load as load_models
 from vlm_models.testing import golden
+from vlm_models.testing.forward import greedy
 from vlm_runtime import batch_generate, generate, load
 
 GOLDENS = Path(__file__).parents[1] / "packages/vlm-models/tests/goldens"
@@ -70,6 +73,31 @@ def test_media_reach_the_answer(
         assert not ended.value.code, captured.err
         answers.add(captured.out)
     assert len(answers) == len(prompts)
+
+
+def until_end(tokens: list[int]) -> tuple[int, ...]:
+    """Up to and with the first of the checkpoint's end tokens."""
+    ends = [index for index, token in enumerate(tokens) if token in (96, 97)]
+    return tuple(tokens[: ends[0] + 1] if ends else tokens)
+
+
+def test_answers_beyond_the_length_trained_first_are_computed_anew(tmp_path: Path) -> None:
+    folder = checkpoint("phi4_multimodal/base", "hub", tmp_path)
+    model, processor = load(str(folder))
+    texts = ["item 1, item 2, item 3, item", "What is in the picture, and where was it taken?"]
+    prompts = [processor.tokenizer.encode(f"<|user|>{text}<|end|><|assistant|>") for text in texts]
+    wanted = []
+    for tokens in prompts:
+        prompt = load_models(folder).processing().prompt(tokens, [])
+        assert prompt.limit == 64 > len(prompt)
+        wanted.append(until_end(greedy(model, prompt, 50).tolist()))
+        assert len(prompt) + len(wanted[-1]) > 64
+    options = {"max_tokens": 50, "temperature": 0}
+    raw = [f"<|user|>{text}<|end|><|assistant|>" for text in texts]
+    assert generate(model, processor, raw[0], **options).tokens == wanted[0]
+    assert [result.tokens for result in batch_generate(model, processor, raw, **options)] == wanted
+    kept = replace(prompt, limit=None)
+    assert until_end(greedy(model, kept, 50).tolist()) != wanted[1]
 
 
 def test_rows_of_several_branches_answer_as_alone(media: dict[str, str], tmp_path: Path) -> None:

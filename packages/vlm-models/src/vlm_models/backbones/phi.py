@@ -2,7 +2,7 @@
 corrections that a row of a batch may run through. Projections of q, k, v and of gate and up are fused, as in the checkpoint.
 
 A row's `adapter` is names joined by `+`: a branch (which a checkpoint may have merged, and then has not), and `long` for prompts
-beyond the length that was trained first, which turn by the other rotary factors (LongRoPE, arXiv:2402.13753).
+and answers beyond the length trained first, which turn by the other rotary factors (LongRoPE, arXiv:2402.13753).
 """
 
 from __future__ import annotations
@@ -95,10 +95,6 @@ class PhiConfig:
             take(hf, "tie_word_embeddings", bool, True),
             {name: Branch.from_hf(sub(hf, key)) for name, key in branches.items() if hf.get(key) is not None},
         )
-
-    def is_long(self, length: int) -> bool:
-        """Whether a prompt of this length turns by the long factors."""
-        return self.rope.kind == "longrope" and length > self.trained
 
 
 class BranchedLinear(nn.Module):

@@ -7,7 +7,7 @@ Prompt (a chunk of it) + Features --Model.embed--> Inputs --Model()--> Output
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -87,6 +87,7 @@ class Prompt:
     positions: int32 [axes, L]; one axis, or three for M-RoPE (time, height, width).
     position_delta: a generated token at sequence index i has position i + position_delta on every axis.
     blocks: [start, stop) runs that see themselves in both directions; never split by a chunk.
+    limit, beyond: once prompt and answer are more than `limit` tokens, all run through the branch `beyond`, computed anew.
     apart: int [n], indices of tokens inside blocks that take no part: they see and are seen as text is.
     context: encoder-decoder families only: what the encoder reads; `tokens` then starts the decoder.
     adapter: name of the adapter branch every token of this prompt runs through, if the family has branches.
@@ -100,10 +101,28 @@ class Prompt:
     blocks: tuple[tuple[int, int], ...] = ()
     context: Prompt | None = None
     adapter: str | None = None
+    limit: int | None = None
+    beyond: str | None = None
     apart: np.ndarray | None = None
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
+
+    def adapter_at(self, length: int) -> str | None:
+        """The branch for prompt and answer of so many tokens together."""
+        return self.beyond if self.limit is not None and length > self.limit else self.adapter
+
+    def extended(self, answer: Sequence[int]) -> Prompt:
+        """Prompt and answer so far as one prompt."""
+        start, stop = len(self), len(self) + len(answer)
+        line = np.arange(start, stop, dtype=np.int32) + self.position_delta
+        added = np.broadcast_to(line, (self.positions.shape[0], stop - start))
+        return replace(
+            self,
+            tokens=np.concatenate([self.tokens, np.asarray(answer, np.int32)]),
+            positions=np.concatenate([self.positions, added], axis=1),
+            adapter=self.adapter_at(stop),
+        )
 
     def legal_cut(self, at: int) -> int:
         """The first index >= `at` where the prompt may be cut; never inside a block."""

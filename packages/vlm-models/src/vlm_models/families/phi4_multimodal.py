@@ -2,8 +2,7 @@
 branch for prompts with pictures and one for prompts with sounds alone.
 
 Reference: transformers, Phi4MultimodalForCausalLM; it has no branches, so theirs were merged for the comparison. Deviations: sounds
-are never filled up to each other's length; an answer that grows beyond the length trained first keeps the rotary factors its
-prompt began with (the reference computes everything anew there).
+are never filled up to each other's length.
 """
 
 from __future__ import annotations
@@ -246,7 +245,7 @@ def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) 
         {"image": token("image"), "audio": token("audio")},
         CropStrategy.from_files(files.image, config.vision.image, config.vision.patch),
         FilterBank.from_files(files.audio, config.audio.num_mels, config.audio.thinning),
-        config.text.is_long,
+        config.text.rope.trained,
         table,
     )
 

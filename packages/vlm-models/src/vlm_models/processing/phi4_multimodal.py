@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ class PhiProcessing(Processing):
     """Pictures hold `pixels` [1 + crops, 3, side, side] and `mask` [1 + crops, patches, patches], grids count crops; sounds hold
     `frames` [T, mels]. A prompt runs through the branch `vision` where it has pictures, `speech` where it has sounds alone.
 
-    is_long: whether a prompt of so many tokens turns by the long rotary factors."""
+    trained: most tokens of a text that turns by the short rotary factors; None: there are no others."""
 
     unpack_names = frozenset(
         {
@@ -42,11 +42,11 @@ class PhiProcessing(Processing):
         token_ids: Mapping[MediaKind, int],
         images: CropStrategy,
         sounds: FilterBank,
-        is_long: Callable[[int], bool],
+        trained: int | None,
         table: TokenTable | None = None,
     ) -> None:
         super().__init__(table)
-        self.token_ids, self.images, self.sounds, self.is_long = token_ids, images, sounds, is_long
+        self.token_ids, self.images, self.sounds, self.trained = token_ids, images, sounds, trained
 
     def image(self, rgb: np.ndarray, options: MediaOptions) -> MediaItem:
         rgb = reshaped(rgb, options)
@@ -82,8 +82,11 @@ class PhiProcessing(Processing):
             items = [_beside_pictures(item) if item.kind == "audio" else item for item in items]
         prompt = super().prompt(tokens, items)
         names = ["vision"] if "image" in kinds else ["speech"] if kinds else []
-        names += ["long"] if self.is_long(len(prompt)) else []
-        return replace(prompt, adapter="+".join(names) or None)
+        short = "+".join(names) or None
+        if self.trained is None:
+            return replace(prompt, adapter=short)
+        prompt = replace(prompt, adapter=short, limit=self.trained, beyond="+".join([*names, "long"]))
+        return replace(prompt, adapter=prompt.adapter_at(len(prompt)))
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[MediaItem]:
         items: list[MediaItem] = []

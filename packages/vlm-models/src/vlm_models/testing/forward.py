@@ -77,6 +77,7 @@ def greedy(
 ) -> np.ndarray:
     """int64 [num_tokens]: the likeliest continuation, `suppressed` ids left out. watch: called with each step's logits."""
     run = prefill(model, prompt) if run is None else run
+    adapter = prompt.adapter
     logits, tokens = run.logits[-1].copy(), []
     for _ in range(num_tokens):
         logits[list(suppressed)] = -np.inf
@@ -84,5 +85,11 @@ def greedy(
             watch(logits)
         tokens.append(int(logits.argmax()))
         if len(tokens) < num_tokens:
-            logits = step(model, run, tokens[-1], prompt.positions.shape[0], prompt.adapter).copy()
+            length = len(prompt) + len(tokens)
+            if prompt.adapter_at(length) != adapter:
+                adapter = prompt.adapter_at(length)
+                run = prefill(model, prompt.extended(tokens))
+                logits = run.logits[-1].copy()
+            else:
+                logits = step(model, run, tokens[-1], prompt.positions.shape[0], adapter).copy()
     return np.array(tokens, np.int64)

@@ -132,6 +132,8 @@ class Batch:
         for slot, row in enumerate(slots):
             if row is None or row.is_finished or len(row.tokens) + pending[slot] >= self.owner.most_tokens(row):
                 continue
+            if row.outgrows(pending[slot]):
+                continue  # the owner has it computed anew
             try:
                 draws[slot] = row.row(is_pending=pending[slot])
             except Exception as error:  # noqa: BLE001 - a grammar's failure is its request's
@@ -165,7 +167,7 @@ class Batch:
         return (
             [idle if row is None else row.cached for row in self._slots],
             [0 if row is None else row.prompt.position_delta for row in self._slots],
-            [None if row is None else row.prompt.adapter for row in self._slots],
+            [None if row is None else row.adapter for row in self._slots],
         )
 
     def _runs_ahead(self) -> bool:
@@ -188,12 +190,13 @@ class Batch:
         """Draft, check and hand out for all rows at once; False where nothing was drafted, so that a plain step is due."""
         self.read()
         rows = [
-            row if row is not None and len(row.tokens) < self.owner.most_tokens(row) else None for row in self._slots
+            row if row is not None and len(row.tokens) < self.owner.most_tokens(row) and not row.outgrows() else None
+            for row in self._slots
         ]
         # grammars and thinking budgets move with each token: such rows take one at a time
         most = [
             0
-            if row is None or row.grammar is not None or row.thinking is not None
+            if row is None or row.grammar is not None or row.thinking is not None or row.outgrows(drafter.num_drafts)
             else min(drafter.num_drafts, self.owner.most_tokens(row) - len(row.tokens) - 1)
             for row in rows
         ]

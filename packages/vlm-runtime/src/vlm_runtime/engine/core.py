@@ -129,6 +129,7 @@ class EngineCore:
             )
         if admission.preempted:
             self._preempt(admission.preempted)
+        self._regrow()
         for ticket_id in admission.admitted:
             self._guard(ticket_id, self._begin)
         self._batch.step()
@@ -160,6 +161,7 @@ class EngineCore:
     def _begin(self, sequence: Sequence) -> None:
         sequence.started = sequence.started or self._clock()
         prompt = sequence.resumed()
+        sequence.adapter = prompt.adapter
         match = None
         if self._reuses(sequence):
             match = self.prefixes.match(prompt.adapter, prefix_keys(prompt), prompt.blocks)
@@ -262,7 +264,7 @@ class EngineCore:
         # a row in flight has moved on by a token; states that cannot be taken back are not its prefix any more
         if self.runner.caches.can_trim(sequence.cached, length) and self.runner.caches.can_trim(length, length - 1):
             keys = prefix_keys(sequence.prompt, sequence.tokens)[:length]
-            self.prefixes.insert(sequence.prompt.adapter, keys, self.runner.caches.extract(sequence.slot, length))
+            self.prefixes.insert(sequence.adapter, keys, self.runner.caches.extract(sequence.slot, length))
 
     # ends ------------------------------------------------------------------------------------------------------------
 
@@ -274,6 +276,12 @@ class EngineCore:
                 continue
             self._batch.vacate(sequence)
             self.scheduler.resize(ticket_id, sequence.length)
+
+    def _regrow(self) -> None:
+        """Sequences whose caches serve no longer at their length go back to the queue."""
+        for sequence in [s for s in self._sequences.values() if s.slot is not None and s.outgrows()]:
+            self._batch.vacate(sequence)
+            self.scheduler.requeue(sequence.id, sequence.length)
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: Exception) -> None:
         if not sequence.is_finished:

@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..request import Grammar, Request, SamplingParams
 from .sampler import Row, mix
 from .thinking import Thinking
@@ -21,7 +19,8 @@ class Sequence:
     """One of a request's answers.
 
     id: its ticket. tokens: the answer so far. slot: its row in the batch, None while it is not decoding. cached: tokens of
-    prompt and answer in its row of the caches. reused: prompt tokens that an earlier request's cache served.
+    prompt and answer in its row of the caches. adapter: the branch these went through. reused: prompt tokens that an earlier
+    request's cache served.
     """
 
     id: int
@@ -34,6 +33,7 @@ class Sequence:
     tokens: list[int] = field(default_factory=list)
     slot: int | None = None
     cached: int = 0
+    adapter: str | None = None
     reused: int = 0
     started: float = 0.0
     prompt_seconds: float = 0.0
@@ -118,12 +118,8 @@ class Sequence:
 
     def resumed(self) -> Prompt:
         """Prompt and answer so far as one prompt, for a sequence that lost its row."""
-        if not self.tokens:
-            return self.prompt
-        start, stop = len(self.prompt), self.length
-        line = np.arange(start, stop, dtype=np.int32) + self.prompt.position_delta
-        positions = np.concatenate(
-            [self.prompt.positions, np.broadcast_to(line, (self.prompt.positions.shape[0], stop - start))], axis=1
-        )
-        tokens = np.concatenate([self.prompt.tokens, np.asarray(self.tokens, np.int32)])
-        return replace(self.prompt, tokens=tokens, positions=positions)
+        return self.prompt.extended(self.tokens) if self.tokens else self.prompt
+
+    def outgrows(self, ahead: int = 0) -> bool:
+        """Whether its caches serve no longer once so many more tokens stand: they went through another branch."""
+        return self.prompt.adapter_at(self.length + ahead) != self.adapter

@@ -118,7 +118,7 @@ class DraftModel:
         drafts = [last]
         starts = [0 if row is None else row.length for row in active]
         deltas = [0 if row is None else row.prompt.position_delta for row in active]
-        adapters = [None if row is None else row.prompt.adapter for row in active]
+        adapters = [None if row is None else row.adapter for row in active]
         for step in range(1, min(self.num_drafts, max(most))):
             logits = self.runner.decode(drafts[-1], [start + step - 1 for start in starts], deltas, adapters)
             drafts.append(mx.argmax(logits, axis=-1).astype(mx.int32))
@@ -134,7 +134,7 @@ class DraftModel:
             table[slot, : len(tokens)] = tokens
         starts = [self._cached[slot] for slot in range(len(rows))]
         deltas = [0 if row is None else row.prompt.position_delta for row in rows]
-        adapters = [None if row is None else row.prompt.adapter for row in rows]
+        adapters = [None if row is None else row.adapter for row in rows]
         logits = self.runner.verify(mx.array(table), starts, deltas, adapters)
         at = mx.array([max(len(tokens) - 1, 0) for tokens in missing])[:, None, None]
         for slot, row in enumerate(rows):

@@ -171,6 +171,12 @@ class Scheduler:
         """A preempted sequence has so many tokens to prefill when its turn comes again."""
         self._tickets[ticket_id].length = length
 
+    def requeue(self, ticket_id: int, length: int) -> None:
+        """A running sequence gave up its slot; it has so many tokens to prefill when its turn comes."""
+        ticket = self._tickets[ticket_id]
+        ticket.length, ticket.done, ticket.generated = length, 0, 0
+        self._enqueue(ticket)
+
     def plan(self) -> Plan:
         """What to run now."""
         decode = tuple(t.id for t in self._tickets.values() if t.stage == "running")
@@ -241,8 +247,7 @@ class Scheduler:
             if self._footprint(active) <= self.limits.cache_tokens or len(active) <= 1 or not running:
                 return tuple(gone)
             last = max(running, key=self._rank)
-            last.length, last.done, last.generated = last.length + last.generated, 0, 0
-            self._enqueue(last)
+            self.requeue(last.id, last.length + last.generated)
             gone.append(last.id)
 
     def _admit(self) -> tuple[int, ...]:
