@@ -1,8 +1,8 @@
 """Gemma 4 unified: no towers. Patches of pixels and stretches of samples go into a Gemma 4 decoder through a linear layer or two.
 
 Reference: transformers, Gemma4UnifiedForConditionalGeneration. Deviations: frames of videos are resized by Pillow as pictures are.
-Pictures see themselves in every layer and beyond the window, as in the reference's forward pass; its `generate` makes masks of its
-own, as Gemma 4's.
+Pictures see themselves in every layer and beyond the window, as in the reference's forward pass and its `generate`; with a static
+cache, which is not its default, `generate` has Gemma 4's masks instead.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
+        expect(hf, "tie_word_embeddings", True)
         vision, text = sub(hf, "vision_config"), sub(hf, "text_config")
         expect(vision, "model_type", "gemma4_unified_vision")
         expect(text, "model_type", "gemma4_unified_text")
