@@ -587,3 +587,31 @@ def test_a_model_that_cannot_be_traced_runs_step_by_step() -> None:
     core.add(0, Request(given, SamplingParams(max_tokens=9)))
     assert tokens(drain(core)[0, 0]) == greedy(model, given, 9)
     assert not core.runner._compiles
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_failed_decode_leaves_nothing_to_who_joins_next(ahead: bool) -> None:
+    """It breaks off between two layers, in the very step in which another request's prefill ends."""
+
+    class Breaking(FakeModel):
+        is_broken = False
+
+        def _recur(self, x, layer):  # type: ignore[no-untyped-def]
+            if self.is_broken and x.shape[1] == 1:
+                raise ZeroDivisionError("broken")
+            return super()._recur(x, layer)
+
+    model = Breaking(("full", "recurrent", "full"))
+    given = prompt(words(2, 23))
+    expected = greedy(model, given, 9)
+    core = EngineCore(model, EngineOptions(Limits(chunk_tokens=6, step_tokens=6), runs_ahead=ahead, prefix_bytes=0))
+    core.add(0, Request(prompt(words(1, 5)), SamplingParams(max_tokens=90)))
+    core.step()
+    core.add(1, Request(given, SamplingParams(max_tokens=9)))
+    events = []
+    while core.has_work:
+        model.is_broken = 18 <= max((work.done for work in core._work.values()), default=0) < 23
+        events += core.step()
+    by_request = {index: [event for event in events if event.request_id == index] for index in (0, 1)}
+    assert isinstance(by_request[0][-1].error, ZeroDivisionError)
+    assert tokens(by_request[1]) == expected and by_request[1][-1].error is None

@@ -108,3 +108,51 @@ def test_an_engine_nobody_holds_is_collected_with_its_model() -> None:
     thread.join(timeout=10)
     gc.collect()
     assert not thread.is_alive() and watched() is None
+
+
+def test_who_asks_while_the_engine_closes_is_answered() -> None:
+    """A command that came behind the end would never be done, and who sent it would wait for ever."""
+    for _ in range(6):
+        engine = Engine(FakeModel())
+        ended: list[str] = []
+        begin = threading.Barrier(5)
+
+        def ask(engine: Engine = engine, ended: list[str] = ended, begin: threading.Barrier = begin) -> None:
+            begin.wait()
+            try:
+                for _ in range(50):
+                    engine.call(lambda core: core.has_work)
+                    list(engine.submit(Request(prompt(words(1, 4)), SamplingParams(max_tokens=1))))
+            except CapacityError:
+                pass
+            ended.append("done")
+
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        begin.wait()
+        time.sleep(0.003)
+        engine.close()
+        for thread in threads:
+            thread.join(timeout=10)
+        assert len(ended) == 4
+
+
+def test_load_is_told_without_waiting_for_the_thread() -> None:
+    with Engine(FakeModel(), EngineOptions(Limits(max_running=2))) as engine:
+        assert engine.load.running == engine.load.waiting == 0
+        hold, entered = threading.Event(), threading.Event()
+
+        def listen(event: object) -> None:
+            entered.set()
+            hold.wait(10)
+
+        streams = [engine.submit(Request(prompt(words(i, 4)), SamplingParams(max_tokens=9)), listen) for i in range(5)]
+        assert entered.wait(10)
+        while len(engine._service.listeners) < 5 and not engine.load.waiting:
+            time.sleep(0.001)
+        load = engine.load  # the thread is held by a listener: asking it would wait
+        assert load.running <= 2
+        hold.set()
+        for stream in streams:
+            stream.close()

@@ -261,3 +261,5 @@ class Batch:
     def _fail_rows(self, error: Exception) -> None:
         for row in [row for row in self._slots if row is not None]:
             self.owner.fail(row, error)
+        # what was queued for them would fail again under whoever joins next
+        self.reset()

@@ -14,6 +14,8 @@ from concurrent.futures import Future
 from itertools import count
 from typing import Any, TypeVar
 
+import mlx.core as mx
+
 from vlm_models import Model
 
 from ..cache import VisionFeatureCache
@@ -99,6 +101,15 @@ class _Service:
 
 def _serve(reference: weakref.ref[_Service], inbox: queue.SimpleQueue[_Command | None]) -> None:
     """The thread: holds nothing of the engine while it waits, so that an unused engine can be collected."""
+    try:
+        _loop(reference, inbox)
+    finally:
+        # its streams are its own; left to the end of the process, a GPU's worker threads would outlive what they wait for
+        mx.synchronize()
+        mx.clear_streams()
+
+
+def _loop(reference: weakref.ref[_Service], inbox: queue.SimpleQueue[_Command | None]) -> None:
     while True:
         command = inbox.get()
         service = reference()
@@ -204,13 +215,7 @@ class Engine:
         self.check(request)
         stream = Stream(request.params.n)
         most = self.options.limits.max_running + self.options.limits.max_waiting
-        with self._lock:
-            if self._is_closed:
-                raise CapacityError("the engine is closed; load the model again")
-            if len(self._open) >= most:
-                raise CapacityError(f"{len(self._open)} requests are running or waiting, the limit; try again later")
-            request_id = next(self._ids)
-            self._open.add(request_id)
+        request_id = next(self._ids)
         stream._cancel = self._canceller(request_id)
         tell = listener or stream.put
         left = [request.params.n]
@@ -222,7 +227,11 @@ class Engine:
                     self._close_request(request_id)
             tell(event)
 
-        self._inbox.put(lambda service: service.add(request_id, request, on_event))
+        with self._lock:
+            if len(self._open) >= most:
+                raise CapacityError(f"{len(self._open)} requests are running or waiting, the limit; try again later")
+            self._put(lambda service: service.add(request_id, request, on_event))
+            self._open.add(request_id)
         return stream
 
     def check(self, request: Request) -> None:
@@ -246,10 +255,14 @@ class Engine:
                 future.set_exception(error)
 
         with self._lock:
-            if self._is_closed:
-                raise CapacityError("the engine is closed; load the model again")
-        self._inbox.put(command)
+            self._put(command)
         return future.result()
+
+    def _put(self, command: _Command) -> None:
+        """Hand a command to the thread; called with the lock held, so that none comes behind the end and is never done."""
+        if self._is_closed:
+            raise CapacityError("the engine is closed; load the model again")
+        self._inbox.put(command)
 
     @property
     def stats(self) -> EngineStats:

@@ -5,6 +5,8 @@ Knows arrays, slots and caches. Does not know sampling, scheduling or requests.
 
 from __future__ import annotations
 
+import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +20,11 @@ from ..cache import CacheOptions, CacheSet, VisionFeatureCache, build_caches
 from ..cache.buckets import batch_bucket, capacity_bucket
 
 Adapters = tuple[str | None, ...] | None
+
+# graphs kept, each for a batch and a capacity; an answer of 4k tokens passes through about twenty
+MOST_GRAPHS = 64
+
+log = logging.getLogger("vlm_runtime")
 
 
 @dataclass(eq=False)
@@ -50,7 +57,7 @@ class Runner:
     def __init__(self, model: Model, options: CacheOptions, model_key: str, *, compiles: bool | None = None) -> None:
         self.model, self.options, self.model_key = model, options, model_key
         self._compiles = mx.default_device().type == mx.DeviceType.gpu if compiles is None else compiles
-        self._graphs: dict[Any, Callable[..., list[mx.array]]] = {}
+        self._graphs: OrderedDict[Any, Callable[..., list[mx.array]]] = OrderedDict()
         self.specs = model.cache_spec()
         self.dtype = model.dtype
         self.caches = self._build()
@@ -218,12 +225,16 @@ class Runner:
         key = (self.num_slots, extent, adapters, len(before))
         if key not in self._graphs:
             self._graphs[key] = mx.compile(partial(self._traced, adapters))
+            if len(self._graphs) > MOST_GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(key)
         try:
             logits, self._hidden, *after = self._graphs[key](
                 tokens, self._hidden, positions, mx.array(list(starts), mx.int32), before
             )
-        except (RuntimeError, ValueError, TypeError):
+        except (RuntimeError, ValueError, TypeError) as error:
             # a model that looks at values on the host while it runs; step by step it says what is wrong, if anything is
+            log.warning("decoding goes step by step: %s cannot be traced: %s", type(self.model).__module__, error)
             self._compiles = False
             self.caches.load(before)
             return None
