@@ -156,3 +156,25 @@ def quantized_qqmm(
         rounded = wide(x)
     result = rounded @ dequantize(w, scales, None, group_size, bits, mode).T
     return result if bias is None else result + wide(bias)
+
+
+def _rounded(value: Any, dtype: mx.Dtype) -> Any:
+    return wide(mx.array(value.astype(np.float32)).astype(dtype))
+
+
+def project(
+    x: mx.array, layers: Any, *, norm_weight: Any = None, eps: float = 0.0, gate: str = "", residual: Any = None
+) -> tuple[Any, ...]:
+    """Rounded to the dtype of x between the steps, as the definition is."""
+    value = wide(x) if norm_weight is None else _rounded(rms_norm(x, norm_weight, eps), x.dtype)
+    results = []
+    for layer in layers:
+        dense = wide(layer.weight)
+        if layer.scales is not None:
+            dense = dequantize(layer.weight, layer.scales, layer.biases, layer.group_size, layer.bits, layer.mode)
+        results.append(value @ dense.T + (0 if layer.bias is None else wide(layer.bias)))
+    if gate:
+        first, second = (mx.array(_rounded(r, x.dtype).astype(np.float32)) for r in results)
+        name, _, kind = gate.partition("_")
+        return (swiglu(first, second) if name == "swiglu" else geglu(first, second, approximate=kind),)
+    return tuple(results) if residual is None else (results[0] + wide(residual),)

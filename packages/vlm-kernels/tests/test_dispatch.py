@@ -94,6 +94,9 @@ def test_import_is_cheap() -> None:
         lambda: kernels.quantized_matmul(mx.ones((2, 64)), *mx.quantize(mx.ones((4, 64)), 64, 4), bits=7),
         lambda: kernels.quantized_matmul(mx.ones((2, 32)), *mx.quantize(mx.ones((4, 64)), 64, 4)),
         lambda: kernels.quantized_qqmm(mx.ones((2, 64)), *mx.quantize(mx.ones((4, 64)), 64, 4)[:2], mode="affine"),
+        lambda: kernels.project(mx.ones((2, 3)), [kernels.Projection(mx.ones((4, 5)))]),
+        lambda: kernels.project(mx.ones((2, 3)), [kernels.Projection(mx.ones((4, 3)))], gate="swiglu"),
+        lambda: kernels.project(mx.ones((2, 3)), [kernels.Projection(mx.ones((4, 3)))], residual=mx.ones((2, 3))),
         lambda: kernels.patch_embed(mx.ones((1, 8, 8, 3)), mx.ones((4, 2, 2, 1))),
     ],
 )

@@ -11,6 +11,7 @@ from vlm_kernels.attention.cases import ATTENTION, BLOCK_ATTENTION
 from vlm_kernels.gated_activation.cases import GEGLU, SWIGLU
 from vlm_kernels.linear.cases import LINEAR, MATMUL
 from vlm_kernels.norm.cases import LAYER_NORM, RMS_NORM
+from vlm_kernels.project.cases import PROJECT
 from vlm_kernels.quantized_matmul.cases import GATHER_QUANTIZED_MATMUL, QUANTIZED_MATMUL, QUANTIZED_QQMM
 from vlm_kernels.rope.cases import ROPE
 from vlm_kernels.testing import Case, relative_error
@@ -23,6 +24,7 @@ CASES = {
     "layer_norm": LAYER_NORM,
     "linear": LINEAR,
     "matmul": MATMUL,
+    "project": PROJECT,
     "quantized_matmul": QUANTIZED_MATMUL,
     "quantized_qqmm": QUANTIZED_QQMM,
     "rms_norm": RMS_NORM,
@@ -43,7 +45,10 @@ def test_op_matches_float64(op: str, case: Case, path: str) -> None:
     with vlm_kernels.use(path):
         result = getattr(vlm_kernels, op)(*args, **kwargs)
     expected = getattr(float64, op)(*args, **kwargs)
-    assert relative_error(result, expected) <= BOUND[result.dtype]
+    if op != "project":
+        result, expected = (result,), (expected,)
+    for one, other in zip(result, expected, strict=True):
+        assert relative_error(one, other) <= BOUND[one.dtype] * (2 if op == "project" else 1)
 
 
 def test_every_registered_op_has_cases() -> None:

@@ -74,6 +74,29 @@ def test_gradient_in_half_precision_keeps_the_dtype() -> None:
         assert mx.grad(function)(x).dtype == mx.bfloat16
 
 
+@pytest.mark.parametrize("options", [{"gate": "swiglu"}, {"residual": True}, {}])
+def test_project_has_the_gradient_of_its_pieces(options: dict[str, Any]) -> None:
+    x, weight = random((3, 64)), random((64,), seed=5)
+    layers = [
+        kernels.Projection(*weights((32, 64), mx.float32, 32, 4, "affine", seed=1), random((32,), seed=3), 32),
+        kernels.Projection(random((32, 64), seed=2, scale=0.1)),
+    ]
+    residual = random((3, 32), seed=6) if "residual" in options else None
+    used = layers[:1] if "residual" in options else layers
+
+    def loss(x: mx.array, weight: mx.array) -> mx.array:
+        parts = kernels.project(x, used, norm_weight=weight, eps=1e-6, gate=options.get("gate", ""), residual=residual)
+        return sum(mx.sum(mx.sin(part)) for part in parts)
+
+    got = mx.grad(loss, argnums=(0, 1))(x, weight)
+    mapped = mx.vmap(loss, in_axes=(0, None))(mx.stack([x, 2 * x]), weight)
+    with kernels.use("reference"):
+        want = mx.grad(loss, argnums=(0, 1))(x, weight)
+        apart = mx.stack([loss(x, weight), loss(2 * x, weight)])
+    assert all(relative_error(one, other) < 2e-5 for one, other in zip(got, want))
+    assert relative_error(mapped, apart) < 1e-4
+
+
 def test_gradient_of_qqmm_passes_the_rounding() -> None:
     x = random((3, 64))
     w, scales, _ = weights((40, 64), mx.float32, 32, 8, "mxfp8")

@@ -13,8 +13,6 @@ import numpy as np
 
 import vlm_kernels as kernels
 
-Packed = tuple[mx.array, mx.array, mx.array]
-
 
 @dataclass(frozen=True)
 class Geometry:
@@ -45,10 +43,10 @@ class Decoder:
         wide, narrow = g.heads * g.head_size, g.key_heads * g.head_size
         self._layers = [
             {
-                "qkv": self._packed(wide + 2 * narrow, g.dim),
-                "out": self._packed(g.dim, wide),
-                "gate_up": self._packed(2 * g.hidden, g.dim),
-                "down": self._packed(g.dim, g.hidden),
+                "qkv": [self._packed(rows, g.dim) for rows in (wide, narrow, narrow)],
+                "out": [self._packed(g.dim, wide)],
+                "gate_up": [self._packed(g.hidden, g.dim) for _ in range(2)],
+                "down": [self._packed(g.dim, g.hidden)],
             }
             for _ in range(g.layers)
         ]
@@ -63,11 +61,11 @@ class Decoder:
         ]
         mx.eval(self._layers, self._head, self._embedding, self._norm, self._cache)
 
-    def _packed(self, rows: int, columns: int) -> Packed:
+    def _packed(self, rows: int, columns: int) -> kernels.Projection:
         # Random codes: drawing and quantizing real weights would take a minute on stock MLX.
         words = mx.array(self._random.integers(0, 2**32, (rows, columns // 8), dtype=np.uint32))
         scales = mx.array(self._random.random((rows, columns // 64), dtype=np.float32) * 2e-3).astype(mx.bfloat16)
-        return words, scales, scales * -7.5
+        return kernels.Projection(words, scales, scales * -7.5)
 
     def step(self, tokens: mx.array, position: int) -> mx.array:
         """The next token after `tokens` [L], which stand at `position`."""
@@ -78,24 +76,22 @@ class Decoder:
         end = position + length
         x = self._embedding[tokens][None]
         for weights, cache in zip(self._layers, self._cache):
-            h = kernels.rms_norm(x, self._norm, 1e-6)
-            qkv = kernels.quantized_matmul(h, *weights["qkv"]).reshape(1, length, -1, g.head_size).transpose(0, 2, 1, 3)
-            turned = kernels.rope(qkv[:, : g.heads + g.key_heads], cos, sin)
-            cache[0][:, :, position:end] = turned[:, g.heads :]
-            cache[1][:, :, position:end] = qkv[:, g.heads + g.key_heads :]
+            qkv = kernels.project(x, weights["qkv"], norm_weight=self._norm, eps=1e-6)
+            q, k, v = (part.reshape(1, length, -1, g.head_size).transpose(0, 2, 1, 3) for part in qkv)
+            cache[0][:, :, position:end] = kernels.rope(k, cos, sin)
+            cache[1][:, :, position:end] = v
             mixed = kernels.attention(
-                turned[:, : g.heads],
+                kernels.rope(q, cos, sin),
                 cache[0][:, :, :end],
                 cache[1][:, :, :end],
                 scale=g.head_size**-0.5,
                 mask="causal" if length > 1 else None,
             )
-            x = x + kernels.quantized_matmul(mixed.transpose(0, 2, 1, 3).reshape(1, length, -1), *weights["out"])
-            h = kernels.rms_norm(x, self._norm, 1e-6)
-            gate_up = kernels.quantized_matmul(h, *weights["gate_up"])
-            active = kernels.swiglu(gate_up[..., : g.hidden], gate_up[..., g.hidden :])
-            x = x + kernels.quantized_matmul(active, *weights["down"])
-        logits = kernels.quantized_matmul(kernels.rms_norm(x[:, -1:], self._norm, 1e-6), *self._head)
+            mixed = mixed.transpose(0, 2, 1, 3).reshape(1, length, -1)
+            (x,) = kernels.project(mixed, weights["out"], residual=x)
+            (active,) = kernels.project(x, weights["gate_up"], norm_weight=self._norm, eps=1e-6, gate="swiglu")
+            (x,) = kernels.project(active, weights["down"], residual=x)
+        (logits,) = kernels.project(x[:, -1:], [self._head], norm_weight=self._norm, eps=1e-6)
         return mx.argmax(logits[0, -1], keepdims=True)
 
 

@@ -1,8 +1,7 @@
-#include "ops/elementwise.h"
+#include "bind/elementwise.h"
 
 #include <cmath>
 
-#include "bind/kernel.h"
 
 namespace vlm::bind {
 namespace {
@@ -69,8 +68,6 @@ mx::array norm(const mx::array& x, const std::optional<mx::array>& weight, const
   return mx::array(x.shape(), dtype, std::make_shared<NormKernel>(current_stream(), centred, weight.has_value(), bias.has_value(), eps, dtype),
                    std::move(inputs));
 }
-
-mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, float eps) { return norm(x, weight, std::nullopt, eps, false); }
 
 mx::array layer_norm(const mx::array& x, const std::optional<mx::array>& weight, const std::optional<mx::array>& bias, float eps) {
   return norm(x, weight, bias, eps, true);
@@ -175,12 +172,14 @@ class GateKernel : public Kernel {
   Gate kind_;
 };
 
+}  // namespace
+
+mx::array rms_norm(const mx::array& x, const std::optional<mx::array>& weight, float eps) { return norm(x, weight, std::nullopt, eps, false); }
+
 mx::array gated(const mx::array& a, const mx::array& b, Gate kind) {
   const mx::Dtype dtype = mx::promote_types(a.dtype(), b.dtype());
   return mx::array(a.shape(), dtype, std::make_shared<GateKernel>(current_stream(), kind, dtype), {a, b});
 }
-
-}  // namespace
 
 VLM_BINDING(module) {
   module.def("rms_norm", &rms_norm, nb::arg("x"), nb::arg("weight").none(), nb::arg("eps"));

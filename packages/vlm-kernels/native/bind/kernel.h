@@ -44,6 +44,7 @@ mx::Stream current_stream();
 
 // Of a floating array; throws for other dtypes.
 Type type_of(const mx::array& array);
+Type type_of(mx::Dtype dtype);
 bool is_floating(const mx::array& array);
 
 // Memory for an output.

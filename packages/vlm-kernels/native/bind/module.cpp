@@ -90,12 +90,14 @@ bool is_floating(const mx::array& array) {
   return array.dtype() == mx::float32 || array.dtype() == mx::float16 || array.dtype() == mx::bfloat16;
 }
 
-Type type_of(const mx::array& array) {
-  if (array.dtype() == mx::float32) return Type::f32;
-  if (array.dtype() == mx::float16) return Type::f16;
-  if (array.dtype() == mx::bfloat16) return Type::bf16;
+Type type_of(mx::Dtype dtype) {
+  if (dtype == mx::float32) return Type::f32;
+  if (dtype == mx::float16) return Type::f16;
+  if (dtype == mx::bfloat16) return Type::bf16;
   throw std::invalid_argument("native kernel: expected float32, float16 or bfloat16");
 }
+
+Type type_of(const mx::array& array) { return type_of(array.dtype()); }
 
 void allocate(mx::array& array) { array.set_data(mx::allocator::malloc(array.nbytes())); }
 

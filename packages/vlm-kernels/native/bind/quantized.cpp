@@ -9,46 +9,12 @@
 namespace vlm::bind {
 namespace {
 
-struct Format {
-  int group_size, bits;
-  std::string mode;
-
-  bool operator==(const Format&) const = default;
-  bool affine() const { return mode == "affine"; }
-  Mode kind() const {
-    if (mode == "mxfp4") return Mode::mxfp4;
-    if (mode == "mxfp8") return Mode::mxfp8;
-    if (mode == "nvfp4") return Mode::nvfp4;
-    return Mode::affine;
-  }
-};
-
 // in: packed weights, scales and, if affine, biases. In float: the rounding to 16 bits is not part of the definition.
 mx::array dequantized(const mx::array& w, const mx::array& scales, const std::optional<mx::array>& biases, const Format& format) {
   const auto wide = [&](const mx::array& a) { return format.affine() ? mx::astype(a, mx::float32) : a; };
   std::optional<mx::array> bias;
   if (biases) bias = wide(*biases);
   return mx::dequantize(w, wide(scales), bias, format.group_size, format.bits, format.mode, std::nullopt, mx::float32);
-}
-
-mx::Dtype result_dtype(const mx::array& x, const mx::array& scales, const Format& format) {
-  return format.affine() ? mx::promote_types(x.dtype(), scales.dtype()) : x.dtype();
-}
-
-Matrix packed(const mx::array& w, const mx::array& scales, const mx::array* biases, const Format& format) {
-  Matrix m;
-  m.quantized = true;
-  m.data = w.data<char>();
-  m.end = w.data<uint8_t>() + w.nbytes();
-  m.stride = size_t(w.shape(-1)) * 4;
-  m.type = format.affine() ? type_of(scales) : Type::f32;
-  m.scales = scales.data<char>();
-  m.biases = biases ? biases->data<char>() : nullptr;
-  m.groups = size_t(scales.shape(-1));
-  m.group_size = format.group_size;
-  m.bits = format.bits;
-  m.mode = format.kind();
-  return m;
 }
 
 // The matrix number `index` of a contiguous stack.
@@ -60,9 +26,6 @@ Matrix expert(const Matrix& first, size_t index, size_t rows) {
   if (first.biases) m.biases = static_cast<const char*>(first.biases) + index * rows * first.groups * scale_size;
   return m;
 }
-
-mx::array quantized_matmul(const mx::array& x, const mx::array& w, const mx::array& scales, const std::optional<mx::array>& biases,
-                           bool transpose, int group_size, int bits, const std::string& mode);
 
 class QuantizedMatmul : public Kernel {
  public:
@@ -129,6 +92,28 @@ class QuantizedMatmul : public Kernel {
   Format format_;
 };
 
+}  // namespace
+
+mx::Dtype result_dtype(const mx::array& x, const mx::array& scales, const Format& format) {
+  return format.affine() ? mx::promote_types(x.dtype(), scales.dtype()) : x.dtype();
+}
+
+Matrix packed(const mx::array& w, const mx::array& scales, const mx::array* biases, const Format& format) {
+  Matrix m;
+  m.quantized = true;
+  m.data = w.data<char>();
+  m.end = w.data<uint8_t>() + w.nbytes();
+  m.stride = size_t(w.shape(-1)) * 4;
+  m.type = format.affine() ? type_of(scales) : Type::f32;
+  m.scales = scales.data<char>();
+  m.biases = biases ? biases->data<char>() : nullptr;
+  m.groups = size_t(scales.shape(-1));
+  m.group_size = format.group_size;
+  m.bits = format.bits;
+  m.mode = format.kind();
+  return m;
+}
+
 mx::array quantized_matmul(const mx::array& x, const mx::array& w, const mx::array& scales, const std::optional<mx::array>& biases,
                            bool transpose, int group_size, int bits, const std::string& mode) {
   const Format format{group_size, bits, mode};
@@ -164,6 +149,8 @@ mx::array quantized_matmul(const mx::array& x, const mx::array& w, const mx::arr
   mx::array result(shape, dtype, std::make_shared<QuantizedMatmul>(current_stream(), transpose, format), std::move(inputs));
   return w.ndim() > 2 && x.ndim() < 2 ? mx::squeeze(result, -2) : result;
 }
+
+namespace {
 
 // in: x [..., M, K], packed experts, scales, (biases), flat indices of x, indices of experts; both indices of one shape.
 class GatherQuantizedMatmul : public Kernel {

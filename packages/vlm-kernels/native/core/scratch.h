@@ -7,7 +7,7 @@ namespace vlm {
 
 // Slots: what a caller shares with the blocks of its job, and what a block uses alone. A block may run on the caller's thread, so the
 // two never share a slot.
-enum Slot { kShared, kShared2, kBlock, kBlock2, kBlock3, kBlock4, kNumSlots };
+enum Slot { kShared, kShared2, kShared3, kBlock, kBlock2, kBlock3, kBlock4, kNumSlots };
 
 // At least `bytes`, aligned to 64, contents undefined; valid until this thread asks for the same slot again.
 void* scratch(Slot slot, size_t bytes);

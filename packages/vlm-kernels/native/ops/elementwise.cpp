@@ -117,6 +117,8 @@ void rotate(const Rope& r) {
   });
 }
 
+void gate_here(const Gated& g) { gate_piece(g, 0, g.count); }
+
 void gate(const Gated& g) {
   for_blocks(ceil_div(g.count, kBlockElements), [&](size_t block) {
     const size_t first = block * kBlockElements;

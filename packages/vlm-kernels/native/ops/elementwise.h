@@ -50,5 +50,7 @@ struct Gated {
 };
 
 VLM_KERNEL(gate, (const Gated& g), (g))
+// On the calling thread alone: for blocks of other kernels.
+VLM_KERNEL(gate_here, (const Gated& g), (g))
 
 }  // namespace vlm

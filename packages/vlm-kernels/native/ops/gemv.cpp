@@ -1,53 +1,15 @@
 #include "core/scratch.h"
-#include "ops/gemm.h"
-#include "simd/panel.h"
+#include "ops/project.h"
+#include "simd/four_bit.h"
+#include "simd/rows.h"
 
 namespace vlm::VLM_ISA {
 namespace {
 
-// Rows of B in one block of work.
-constexpr size_t kRowsPerBlock = 64;
-// Bytes between what is read and what is asked for beforehand; rows follow each other in memory.
-constexpr size_t kAhead = 4096;
+// Bytes of B in one block of work, and blocks that each thread should find.
+constexpr size_t kBlockBytes = 128 << 10, kBlocksPerThread = 8;
 // Up to so many rows of A, B is better read as it lies than packed.
 constexpr int kMaxPlainRows = 4, kMaxPairRows = 8;
-
-// What the rows of A look like to the loops below, made once and read by every block.
-struct Input {
-  const float* wide = nullptr;     // [m][k], padded with zeros to a multiple of 64
-  size_t stride = 0;
-  const float* sums = nullptr;     // [m][groups]: sum of A over each group, for the biases
-  const uint16_t* pairs = nullptr;  // [m][k]: bf16 in the order in which 4-bit codes are unpacked
-};
-
-void finish(const Gemm& g, size_t m, size_t n, float value) {
-  if (g.bias) value += load_one(g.bias_type, g.bias, n);
-  store_one(g.c_type, g.c, m * g.c_stride + n, value);
-}
-
-// Loops over rows of A and of B are unrolled: their sums live in registers.
-#define VLM_UNROLL _Pragma("GCC unroll 16")
-
-// Which rows of B a step takes: `width` of them, the last repeated where fewer are left.
-template <int width>
-struct RowsOfB {
-  size_t row[width], valid;
-  RowsOfB(size_t n, size_t end) : valid(smaller(width, end - n)) {
-    VLM_UNROLL for (int w = 0; w < width; ++w) row[w] = n + smaller(size_t(w), valid - 1);
-  }
-};
-
-// Sums are added up before they are indexed by a variable: otherwise the compiler keeps all of them in memory.
-template <int rows, int width>
-VLM_INLINE void finish_all(const Gemm& g, size_t n, size_t valid, const F (&total)[rows][width], const float (&more)[rows][width]) {
-  float value[rows][width];
-  VLM_UNROLL for (int r = 0; r < rows; ++r) {
-    VLM_UNROLL for (int w = 0; w < width; ++w) value[r][w] = sum(total[r][w]);
-  }
-  for (int r = 0; r < rows; ++r) {
-    for (size_t w = 0; w < valid; ++w) finish(g, size_t(r), n + w, value[r][w] + more[r][w]);
-  }
-}
 
 template <Type type, int rows, int width>
 void dense_rows(const Gemm& g, const Input& in, size_t n0, size_t n1) {
@@ -131,8 +93,6 @@ void quantized_rows(const Gemm& g, const Input& in, const Spread& spread, size_t
 }
 
 #if defined(__AVX512BF16__)
-VLM_INLINE F dot(F total, __m512bh a, __m512bh b) { return reinterpret_cast<F>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(total), a, b)); }
-
 // One row of B after another, as it lies in memory; `chains` sums at a time hide the latency of an addition.
 template <int rows, int chains>
 void dense_pairs_rows(const Gemm& g, size_t n0, size_t n1) {
@@ -170,90 +130,6 @@ void dense_pairs_rows(const Gemm& g, size_t n0, size_t n1) {
   }
 }
 
-// 16 scales of a row from group `index` on; those beyond `count` are 0.
-VLM_INLINE F load_scales(const Matrix& b, const void* scales, size_t index, size_t count) {
-  const __mmask16 mask = __mmask16(count >= 16 ? 0xffff : (1u << count) - 1);
-  if (b.mode == Mode::affine) {
-    const __m256i raw = _mm256_maskz_loadu_epi16(mask, static_cast<const uint16_t*>(scales) + index);
-    return reinterpret_cast<F>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
-  }
-  const __m512i raw = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, static_cast<const uint8_t*>(scales) + index));
-  if (b.mode == Mode::nvfp4) return from_e4m3(reinterpret_cast<I>(raw));
-  const __mmask16 zero = _mm512_cmpeq_epi32_mask(raw, _mm512_setzero_si512());
-  return reinterpret_cast<F>(_mm512_mask_mov_epi32(_mm512_slli_epi32(raw, 23), zero, _mm512_set1_epi32(0x400000)));
-}
-
-// 4-bit codes against bf16: 64 bytes hold 128 codes as 32 words of four; code j of every word is picked from a table of 16 bf16 values and
-// multiplied with those elements of A, which `pairs` holds in that order. Whole values and e2m1 are exact in bf16.
-constexpr size_t kSpan = 128;
-
-template <int rows, int width>
-void quantized4_rows(const Gemm& g, const Input& in, size_t n0, size_t n1) {
-  const Matrix& b = g.b;
-  const __m256i half = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_load_ps(b.mode == Mode::affine ? kWhole : kE2M1)));
-  const __m512i table = _mm512_inserti64x4(_mm512_castsi256_si512(half), half, 1);
-  const size_t spans = g.k / kSpan, per_span = kSpan / size_t(b.group_size);
-  // A span covers per_span groups, and 16 scales serve spans_at_once of them: which scale each lane (8 codes) takes.
-  const size_t spans_at_once = 16 / per_span, scale_size = b.mode == Mode::affine ? 2 : 1;
-  alignas(64) int32_t lanes[16];
-  for (int i = 0; i < 16; ++i) lanes[i] = int32_t(size_t(i) * per_span / 16);
-  const __m512i first_lanes = _mm512_load_si512(lanes), next = _mm512_set1_epi32(int32_t(per_span));
-  for (size_t n = n0; n < n1; n += width) {
-    const RowsOfB<width> from(n, n1);
-    F total[rows][width];
-    const uint8_t* codes[width];
-    size_t index[width];
-    VLM_UNROLL for (int w = 0; w < width; ++w) {
-      codes[w] = static_cast<const uint8_t*>(b.data) + from.row[w] * b.stride;
-      index[w] = from.row[w] * b.groups;
-      VLM_UNROLL for (int r = 0; r < rows; ++r) total[r][w] = F{};
-    }
-    for (size_t s0 = 0; s0 < spans; s0 += spans_at_once) {
-      const size_t group = s0 * per_span, stop = smaller(s0 + spans_at_once, spans);
-      F scales[width];
-      VLM_UNROLL for (int w = 0; w < width; ++w) {
-        scales[w] = load_scales(b, b.scales, index[w] + group, b.groups - group);
-        // Two further streams, too thin for the processor to run ahead of.
-        _mm_prefetch(static_cast<const char*>(b.scales) + (index[w] + group) * scale_size + kAhead / 8, _MM_HINT_T0);
-        if (b.biases) _mm_prefetch(static_cast<const char*>(b.biases) + (index[w] + group) * scale_size + kAhead / 8, _MM_HINT_T0);
-      }
-      if (b.mode == Mode::affine) {
-        const __mmask16 mask = __mmask16(b.groups - group >= 16 ? 0xffff : (1u << (b.groups - group)) - 1);
-        VLM_UNROLL for (int w = 0; w < width; ++w) {
-          const F bias = load_scales(b, b.biases, index[w] + group, b.groups - group);
-          VLM_UNROLL for (int r = 0; r < rows; ++r) {
-            total[r][w] += bias * reinterpret_cast<F>(_mm512_maskz_loadu_ps(mask, in.sums + size_t(r) * b.groups + group));
-          }
-        }
-      }
-      __m512i lane_scale = first_lanes;
-      for (size_t s = s0; s < stop; ++s) {
-        __m512i words[width];
-        F part[rows][width];
-        VLM_UNROLL for (int w = 0; w < width; ++w) {
-          words[w] = _mm512_loadu_si512(codes[w] + s * kSpan / 2);
-          _mm_prefetch(reinterpret_cast<const char*>(codes[w] + s * kSpan / 2 + kAhead), _MM_HINT_T0);
-        }
-        VLM_UNROLL for (int j = 0; j < 4; ++j) {
-          __m512bh value[width];
-          VLM_UNROLL for (int w = 0; w < width; ++w) {
-            value[w] = reinterpret_cast<__m512bh>(_mm512_permutexvar_epi16(_mm512_srli_epi16(words[w], unsigned(4 * j)), table));
-          }
-          VLM_UNROLL for (int r = 0; r < rows; ++r) {
-            const __m512bh x = reinterpret_cast<__m512bh>(_mm512_loadu_si512(in.pairs + size_t(r) * in.stride + s * kSpan + size_t(j) * 32));
-            VLM_UNROLL for (int w = 0; w < width; ++w) part[r][w] = dot(j == 0 ? F{} : part[r][w], value[w], x);
-          }
-        }
-        VLM_UNROLL for (int w = 0; w < width; ++w) {
-          const F scale = reinterpret_cast<F>(_mm512_permutexvar_ps(lane_scale, reinterpret_cast<__m512>(scales[w])));
-          VLM_UNROLL for (int r = 0; r < rows; ++r) total[r][w] += part[r][w] * scale;
-        }
-        lane_scale = _mm512_add_epi32(lane_scale, next);
-      }
-    }
-    finish_all<rows, width>(g, n, from.valid, total, {});
-  }
-}
 #endif
 
 // Which of the loops above serves a product.
@@ -291,14 +167,7 @@ Input prepare(const Gemm& g, Way way) {
 #if defined(__AVX512BF16__)
   if (way == Way::quantized4) {
     uint16_t* to = scratch_of<uint16_t>(g.alone ? kBlock2 : kShared2, g.m * in.stride);
-    for (size_t r = 0; r < g.m; ++r) {
-      const uint16_t* from = static_cast<const uint16_t*>(g.a) + r * g.a_stride;
-      for (size_t s = 0; s < g.k; s += kSpan) {
-        for (size_t j = 0; j < 4; ++j) {
-          for (size_t word = 0; word < 32; ++word) to[r * in.stride + s + j * 32 + word] = from[s + word * 4 + j];
-        }
-      }
-    }
+    for (size_t r = 0; r < g.m; ++r) order_for_codes(static_cast<const uint16_t*>(g.a) + r * g.a_stride, g.k, to + r * in.stride);
     in.pairs = to;
   }
 #endif
@@ -320,7 +189,10 @@ void block_of_rows(const Gemm& g, const Input& in, Way way, const Spread& spread
   constexpr int width = width_for(rows, kSums);
 #if defined(__AVX512BF16__)
   if (way == Way::dense_pairs) return dense_pairs_rows<rows, width>(g, n0, n1);
-  if (way == Way::quantized4) return quantized4_rows<rows, 1>(g, in, n0, n1);
+  if (way == Way::quantized4) {
+    constexpr int pair = rows <= 4 ? 2 : 1;
+    return g.b.mode == Mode::affine ? quantized4_rows<rows, pair, true>(g, in, n0, n1) : quantized4_rows<rows, pair, false>(g, in, n0, n1);
+  }
 #endif
   if constexpr (rows <= kMaxPlainRows) {
     if (way == Way::quantized) {
@@ -335,27 +207,80 @@ void block_of_rows(const Gemm& g, const Input& in, Way way, const Spread& spread
   }
 }
 
+// What the blocks of a product share.
+struct Plan {
+  Way way;
+  Input in;
+  Spread spread;
+};
+
+Plan plan_of(const Gemm& g, Way way) { return {way, prepare(g, way), make_spread(g.b.quantized ? g.b.bits : 8)}; }
+
+void rows_of_b(const Gemm& g, const Plan& p, size_t n0, size_t n1) {
+  switch (g.m) {
+    case 1: return block_of_rows<1>(g, p.in, p.way, p.spread, n0, n1);
+    case 2: return block_of_rows<2>(g, p.in, p.way, p.spread, n0, n1);
+    case 3: return block_of_rows<3>(g, p.in, p.way, p.spread, n0, n1);
+    case 4: return block_of_rows<4>(g, p.in, p.way, p.spread, n0, n1);
+    case 5: return block_of_rows<5>(g, p.in, p.way, p.spread, n0, n1);
+    case 6: return block_of_rows<6>(g, p.in, p.way, p.spread, n0, n1);
+    case 7: return block_of_rows<7>(g, p.in, p.way, p.spread, n0, n1);
+    default: return block_of_rows<8>(g, p.in, p.way, p.spread, n0, n1);
+  }
+}
+
+bool reads_in_place(const Gemm& g, Way way) {
+  const size_t most = way == Way::dense_pairs || way == Way::quantized4 ? kMaxPairRows : kMaxPlainRows;
+  return g.transposed && g.m <= most;
+}
+
+// Rows of B in one block of work: a stretch of memory long enough to be read at full speed, and some blocks for every thread.
+size_t rows_per_block(const Gemm& g, size_t all_rows) {
+  const size_t row_bytes = g.b.quantized ? g.b.stride : g.k * size_of(g.b.type);
+  const size_t most = larger(kBlockBytes / larger(row_bytes, 1), 1), fair = all_rows / (kBlocksPerThread * size_t(num_threads()));
+  return larger(smaller(most, fair) / 4 * 4, 4);
+}
+
 void gemv(const Gemm& g, Way way) {
-  const Input in = prepare(g, way);
-  const Spread spread = make_spread(g.b.quantized ? g.b.bits : 8);
-  const auto body = [&](size_t block) {
-    const size_t n0 = block * kRowsPerBlock, n1 = smaller(n0 + kRowsPerBlock, g.n);
-    switch (g.m) {
-      case 1: return block_of_rows<1>(g, in, way, spread, n0, n1);
-      case 2: return block_of_rows<2>(g, in, way, spread, n0, n1);
-      case 3: return block_of_rows<3>(g, in, way, spread, n0, n1);
-      case 4: return block_of_rows<4>(g, in, way, spread, n0, n1);
-      case 5: return block_of_rows<5>(g, in, way, spread, n0, n1);
-      case 6: return block_of_rows<6>(g, in, way, spread, n0, n1);
-      case 7: return block_of_rows<7>(g, in, way, spread, n0, n1);
-      default: return block_of_rows<8>(g, in, way, spread, n0, n1);
-    }
-  };
-  const size_t blocks = ceil_div(g.n, kRowsPerBlock);
+  const Plan plan = plan_of(g, way);
+  const size_t block = rows_per_block(g, g.n), blocks = ceil_div(g.n, block);
+  const auto body = [&](size_t index) { rows_of_b(g, plan, index * block, smaller((index + 1) * block, g.n)); };
   if (g.alone) {
     for (size_t i = 0; i < blocks; ++i) body(i);
   } else {
     for_blocks(blocks, body);
+  }
+}
+
+// Whether one preparation of A serves both products.
+bool alike(const Gemm& a, const Gemm& b) {
+  const bool same = a.b.quantized == b.b.quantized && a.b.type == b.b.type;
+  return same && (!a.b.quantized || (a.b.bits == b.b.bits && a.b.group_size == b.b.group_size && a.b.mode == b.b.mode));
+}
+
+// What follows the products, for columns [n0, n1) of every row.
+void finish_columns(const Project& p, const Gemm* parts, size_t n0, size_t n1) {
+  const Gemm& first = parts[0];
+  for (size_t r = 0; r < first.m; ++r) {
+    const size_t from = r * first.n + n0;
+    if (p.gated) {
+      Gated g;
+      g.count = n1 - n0, g.kind = p.kind;
+      g.gate = at(first.c_type, static_cast<const void*>(first.c), from), g.gate_type = first.c_type;
+      g.up = at(parts[1].c_type, static_cast<const void*>(parts[1].c), from), g.up_type = parts[1].c_type;
+      g.out = at(p.out_type, p.out, from), g.out_type = p.out_type;
+      VLM_ISA::gate_here(g);
+    } else if (p.residual) {
+      constexpr size_t kPiece = 256;
+      alignas(64) float sums[kPiece], added[kPiece];
+      for (size_t i = n0; i < n1; i += kPiece) {
+        const size_t count = smaller(kPiece, n1 - i), piece = r * first.n + i;
+        widen(first.c_type, at(first.c_type, static_cast<const void*>(first.c), piece), count, sums);
+        widen(p.residual_type, at(p.residual_type, p.residual, piece), count, added);
+        for (size_t j = 0; j < count; ++j) sums[j] += added[j];
+        narrow(p.out_type, sums, count, at(p.out_type, p.out, piece));
+      }
+    }
   }
 }
 
@@ -364,9 +289,60 @@ void gemv(const Gemm& g, Way way) {
 void multiply(const Gemm& g) {
   if (g.m == 0 || g.n == 0) return;
   const Way way = way_of(g);
-  const size_t most = way == Way::dense_pairs || way == Way::quantized4 ? kMaxPairRows : kMaxPlainRows;
-  if (g.transposed && g.m <= most) gemv(g, way);
+  if (reads_in_place(g, way)) gemv(g, way);
   else VLM_ISA::gemm(g);
+}
+
+void project(const Project& p) {
+  Gemm parts[kMaxParts];
+  const Gemm& first = p.parts[0];
+  if (first.m == 0) return;
+  // Results that only the following step reads, and the normalized rows.
+  size_t bytes[kMaxParts + 1] = {}, all = 0;
+  for (size_t i = 0; i < p.count; ++i) {
+    parts[i] = p.parts[i];
+    if (!parts[i].c) bytes[i] = ceil_div(parts[i].m * parts[i].n * size_of(parts[i].c_type), 64) * 64;
+    all += bytes[i];
+  }
+  if (p.normed) bytes[p.count] = first.m * first.k * size_of(p.norm.out_type);
+  char* inside = scratch_of<char>(kShared3, all + bytes[p.count] + 64);
+  if (p.normed) {
+    Norm norm = p.norm;
+    norm.out = inside + all;
+    VLM_ISA::normalize(norm);
+    for (size_t i = 0; i < p.count; ++i) parts[i].a = norm.out, parts[i].a_type = norm.out_type;
+  }
+  bool together = true;
+  size_t rows = 0;
+  for (size_t i = 0; i < p.count; ++i) {
+    if (!parts[i].c) parts[i].c = inside;
+    inside += bytes[i];
+    together = together && alike(parts[0], parts[i]) && reads_in_place(parts[i], way_of(parts[i]));
+    rows += parts[i].n;
+  }
+  if (!together) {
+    for (size_t i = 0; i < p.count; ++i) VLM_ISA::multiply(parts[i]);
+    if (p.gated || p.residual) for_blocks(ceil_div(first.n, 1024), [&](size_t i) { finish_columns(p, parts, i * 1024, smaller((i + 1) * 1024, first.n)); });
+    return;
+  }
+  const Plan plan = plan_of(parts[0], way_of(parts[0]));
+  const size_t block = rows_per_block(parts[0], rows);
+  if (p.gated || p.residual) {
+    for_blocks(ceil_div(first.n, block), [&](size_t i) {
+      const size_t n0 = i * block, n1 = smaller(n0 + block, first.n);
+      for (size_t part = 0; part < p.count; ++part) rows_of_b(parts[part], plan, n0, n1);
+      finish_columns(p, parts, n0, n1);
+    });
+    return;
+  }
+  size_t ends[kMaxParts], blocks = 0;
+  for (size_t i = 0; i < p.count; ++i) ends[i] = blocks += ceil_div(parts[i].n, block);
+  for_blocks(blocks, [&](size_t index) {
+    size_t part = 0;
+    while (index >= ends[part]) ++part;
+    const size_t n0 = (index - (part ? ends[part - 1] : 0)) * block;
+    rows_of_b(parts[part], plan, n0, smaller(n0 + block, parts[part].n));
+  });
 }
 
 }  // namespace vlm::VLM_ISA

@@ -18,6 +18,7 @@
 #include "ops/attention.h"
 #include "ops/elementwise.h"
 #include "ops/gemm.h"
+#include "ops/project.h"
 #include "ops/roof.h"
 
 namespace {
@@ -369,6 +370,70 @@ void test_elementwise() {
   }
 }
 
+// Against its pieces one after another, which the tests above compare with double precision.
+void test_project() {
+  for (Type type : {Type::f32, Type::f16, Type::bf16}) {
+    for (size_t m : {size_t(1), size_t(3), size_t(9)}) {
+      for (int bits : {0, 4, 8}) {
+        const size_t k = 256, n[2] = {70, bits == 0 ? size_t(70) : size_t(33)};
+        const Array x = random_array(type, m * k), weight = random_array(type, k, 0.02f);
+        const std::vector<Array> dense = {random_array(type, n[0] * k, 0.06f), random_array(type, n[0] * k, 0.06f)};
+        std::vector<Packed> packed;
+        if (bits) for (size_t i = 0; i < 2; ++i) packed.emplace_back(n[0], k, bits, 64, Mode::affine, type);
+        vlm::Project p;
+        std::vector<Array> apart, joint;
+        Array rows(type, m * k);
+        p.norm.rows = m, p.norm.size = k, p.norm.x = x.bytes.data(), p.norm.x_type = type, p.norm.weight = weight.bytes.data();
+        p.norm.weight_type = p.norm.out_type = type, p.norm.eps = 1e-6f;
+        vlm::Norm norm = p.norm;
+        norm.out = rows.bytes.data();
+        vlm::normalize(norm);
+        p.count = 2, p.normed = true;
+        for (size_t i = 0; i < 2; ++i) {
+          apart.emplace_back(type, m * n[0]), joint.emplace_back(type, m * n[0]);
+          vlm::Gemm& g = p.parts[i];
+          g.m = m, g.n = n[i], g.k = k, g.a = rows.bytes.data(), g.a_type = type, g.a_stride = k, g.c_type = type, g.c_stride = n[i];
+          if (bits) g.b = packed[i].matrix;
+          else g.b.data = dense[i].bytes.data(), g.b.type = type, g.b.stride = k;
+          vlm::Gemm alone = g;
+          alone.c = apart[i].bytes.data();
+          vlm::multiply(alone);
+          g.a = x.bytes.data(), g.c = joint[i].bytes.data();
+        }
+        const std::string what = std::string("project ") + name(type) + " bits " + std::to_string(bits) + " rows " + std::to_string(m);
+        const auto values = [&](const Array& array, size_t count) {
+          std::vector<double> all(count);
+          for (size_t i = 0; i < count; ++i) all[i] = array.get(i);
+          return all;
+        };
+        vlm::project(p);
+        for (size_t i = 0; i < 2; ++i) compare(joint[i], values(apart[i], m * n[i]), what);
+        // Gated, of one size.
+        vlm::Project gated = p;
+        gated.parts[1] = gated.parts[0];
+        gated.parts[0].c = gated.parts[1].c = nullptr;
+        Array active(type, m * n[0]), want(type, m * n[0]);
+        gated.gated = true, gated.out = active.bytes.data(), gated.out_type = type;
+        vlm::project(gated);
+        vlm::Gated pieces;
+        pieces.count = m * n[0], pieces.gate = pieces.up = apart[0].bytes.data(), pieces.gate_type = pieces.up_type = pieces.out_type = type;
+        pieces.out = want.bytes.data();
+        vlm::gate(pieces);
+        compare(active, values(want, m * n[0]), what + " gated");
+        // With a residual.
+        vlm::Project added = p;
+        const Array residual = random_array(type, m * n[0]);
+        added.count = 1, added.parts[0].c = nullptr, added.residual = residual.bytes.data(), added.residual_type = type;
+        added.out = active.bytes.data(), added.out_type = type;
+        vlm::project(added);
+        std::vector<double> sums = values(apart[0], m * n[0]);
+        for (size_t i = 0; i < sums.size(); ++i) sums[i] += residual.values[i];
+        compare(active, sums, what + " residual");
+      }
+    }
+  }
+}
+
 void test_roof() {
   std::vector<float> data(1 << 19, 1.0f), sink(64 * 16);
   double work = 0;
@@ -429,6 +494,7 @@ int main(int count, char** arguments) {
     test_quantized();
     test_attention();
     test_elementwise();
+    test_project();
     test_roof();
     std::printf("%-10s %s\n", vlm::isa_name(isa), g_failures == before ? "ok" : "FAILED");
   }

@@ -19,6 +19,7 @@ from vlm_kernels.linear import linear, matmul
 from vlm_kernels.native import NativeStatus
 from vlm_kernels.norm import layer_norm, rms_norm
 from vlm_kernels.patch_embed import patch_embed
+from vlm_kernels.project import Projection, project
 from vlm_kernels.quantized_matmul import QQLinear, gather_quantized_matmul, quantized_matmul, quantized_qqmm
 from vlm_kernels.roof import machine_roof
 from vlm_kernels.rope import rope
@@ -32,6 +33,7 @@ __all__ = [
     "NativeStatus",
     "Op",
     "OpPath",
+    "Projection",
     "QQLinear",
     "VlmError",
     "attention",
@@ -44,6 +46,7 @@ __all__ = [
     "machine_roof",
     "matmul",
     "patch_embed",
+    "project",
     "quantized_matmul",
     "quantized_qqmm",
     "rms_norm",

@@ -45,7 +45,7 @@ def test_tensor_core_decode(case, num_splits):
     q, keys, values, scale, mask = case.build()
     want = reference.attention(q, keys, values, scale=scale, mask=mask)
     got, _ = cuda.decode_attention(CUDA, q, keys, values, scale=scale, mask=mask, num_splits=num_splits)
-    assert relative_error(got, want) < (1e-5 if case.dtype == mx.float32 else 4e-3)
+    assert relative_error(got, want) < (2e-4 if case.dtype == mx.float32 else 4e-3)
 
 
 @pytest.mark.parametrize("dialect", [METAL, CUDA], ids=lambda dialect: dialect.name)

@@ -90,3 +90,15 @@ inline void emulate_mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], const ui
     c[i] = float(sum);
   }
 }
+inline void emulate_mma_m16n8k32(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  auto all = emulate::exchange(MmaFragment{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}}, "mma.m16n8k32");
+  auto byte = [](uint32_t word, int index) { return int(int8_t(word >> (8 * index))); };
+  int group = emulate::lane() >> 2, pair = emulate::lane() & 3;
+  for (int i = 0; i < 4; ++i) {
+    int row = group + 8 * (i >> 1), column = 2 * pair + (i & 1);
+    for (int k = 0; k < 32; ++k) {
+      MmaFragment left = all[(row & 7) * 4 + (k & 15) / 4], right = all[column * 4 + (k & 15) / 4];
+      c[i] += byte(left.a[(row >> 3) + 2 * (k >> 4)], k & 3) * byte(right.b[k >> 4], k & 3);
+    }
+  }
+}

@@ -58,7 +58,9 @@ def attention(
         return dense_attention(unpack, q, keys, values, scale=scale, mask=mask, extras=extras)
     own = mask.after(extras.num_before)
     dtype = mx.float32 if extras.is_merged else q.dtype
-    if all(spec.head_size in HEAD_SIZES and spec.bits <= MAX_BITS for spec in (keys.spec, values.spec)):
+    # Queries of 15 bits are not enough where float32 is asked for.
+    fits = all(spec.head_size in HEAD_SIZES and spec.bits <= MAX_BITS for spec in (keys.spec, values.spec))
+    if fits and q.dtype != mx.float32:
         out, log_total = decode_attention(
             dialect(), q, keys, values, scale=scale, mask=own, softcap=extras.softcap, dtype=dtype
         )
@@ -94,7 +96,7 @@ def decode_attention(
     row_tiles = -(-rows // (4 * column_tiles))
     if num_splits is None:
         units = batch * num_kv_heads * row_tiles
-        num_splits = kernels.split_count(_num_blocks(value_size, column_tiles), units, num_keys)
+        num_splits = kernels.split_count(_num_blocks(keys.spec.bits, value_size, column_tiles), units, num_keys)
 
     mask_array, mask_kind = kernels.mask_input(mask, batch, num_heads, length, num_keys)
     kernel = language.kernel(
@@ -125,8 +127,7 @@ def decode_attention(
       CAUSAL, WINDOW, softcap[0], partial, stats, sums, warp_stats, query_fragments);
 """,
     )
-    # A level counts twice in the products of the kernel, hence the halves.
-    factor = scale * kernels.LOG2_E * codebook(keys.spec.bits).step / 2
+    factor = scale * kernels.LOG2_E * codebook(keys.spec.bits).step
     partial, stats = kernel(
         inputs=[
             kernels.rotate(language, q, factor, keys.spec.seed),
@@ -159,12 +160,13 @@ def decode_attention(
         ],
         output_dtypes=[mx.float32, mx.float32],
     )
+    # A level counts twice in the kernel's product with the values, hence the half.
     return kernels.reduce(language, partial, stats, codebook(values.spec.bits).step / 2, values.spec, q, dtype)
 
 
-def _num_blocks(value_size: int, column_tiles: int) -> int:
+def _num_blocks(key_bits: int, value_size: int, column_tiles: int) -> int:
     """Blocks of the split-K kernel that run at once."""
-    return NUM_MULTIPROCESSORS * (4 if value_size * column_tiles <= 128 else 3)
+    return NUM_MULTIPROCESSORS * (4 if key_bits < 4 and value_size * column_tiles <= 128 else 3)
 
 
 @functools.cache

@@ -1,23 +1,26 @@
 // Split-K attention of a few query rows over packed keys and values, on the tensor cores.
 //
 // One block: 4 or 8 query rows of one key-value head (heads of its group x queries), one range of keys. Each warp takes 16 keys
-// at a time through two products, both m16n8k16 with the query rows as N, two columns a row:
+// at a time through two products with the query rows as N, two columns a row:
 //
-//   scores[key, row]   = K[key, dim] . q[dim, row]      one column holds the upper 8 mantissa bits of q, the next one the
-//   result[dim, row] += V[dim, key] . p[key, row]       rest, so that bf16 operands carry 16 bits; the same for p
+//   scores[key, row]   = K[key, dim] . q[dim, row]      m16n8k32, int8: q is rounded to 15 bits of its row's largest
+//                                                       coordinate; one column holds the upper 8 bits, the next one the rest
+//   result[dim, row] += V[dim, key] . p[key, row]       m16n8k16, bfloat16: one column holds the upper 8 mantissa bits of p,
+//                                                       the next one the rest, so that the operands carry 16 bits
 //
 // The order of the summed index is free, so each lane multiplies the codes it has loaded: in the first product a quarter of
 // the coordinates of two keys, in the second an eighth of the coordinates of four keys. Only p is shuffled.
 //
-// A centroid is an integer level in -63..63. Its byte 0x80 | (level + 64) comes from a register table by byte permutation; under
-// the upper byte 0x43 it is the bfloat16 number 256 + 2 (level + 64) = 384 + 2 level. The 384 is taken out of the
-// scores by the starting value of the accumulator, and of V by a subtraction that is exact.
+// A centroid is an integer level in -63..63. Its byte 0x80 | (level + 64) comes from a register table by byte permutation. As int8
+// it is level - 64, and the 64 is taken out of the scores by the starting value of the accumulator. Under the upper byte
+// 0x43 it is the bfloat16 number 256 + 2 (level + 64) = 384 + 2 level, and the 384 is taken out of V by a subtraction that is exact.
 
 #ifndef TURBOQUANT_DECODE_CU
 #define TURBOQUANT_DECODE_CU
 
 #ifdef __EMULATED__
 #define turboquant_mma emulate_mma_m16n8k16
+#define turboquant_mma_bytes emulate_mma_m16n8k32
 #define turboquant_permute emulate_prmt
 __device__ __forceinline__ uint turboquant_less_384(uint pair) {
   float low = __uint_as_float(pair << 16) - 384.0f, high = __uint_as_float(pair & 0xffff0000u) - 384.0f;
@@ -30,6 +33,11 @@ __device__ __forceinline__ uint turboquant_pair(float low, float high) {
 __device__ __forceinline__ void turboquant_mma(float (&c)[4], const uint (&a)[4], const uint (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ void turboquant_mma_bytes(int (&c)[4], const uint (&a)[4], const uint (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 // The intrinsic __byte_perm clears the top bits of the selector, which the lookup needs.
@@ -152,7 +160,7 @@ __device__ __forceinline__ void turboquant_decode(
     int mask_heads, int mask_queries, int num_keys, int num_kv_heads, int rows, int num_queries, int length, int offset,
     bool causal, int window, float softcap, float* __restrict__ partial, float* __restrict__ stats, float* __restrict__ sums,
     float* __restrict__ warp_stats, uint* __restrict__ query_fragments) {
-  constexpr int kSteps = D / 16, kParts = DV / DV_TILE, kKeyWarps = kTurboquantWarps / kParts, kTiles = DV_TILE / 16;
+  constexpr int kSteps = D / 32, kParts = DV / DV_TILE, kKeyWarps = kTurboquantWarps / kParts, kTiles = DV_TILE / 16;
   constexpr int kRows = 4 * COLUMN_TILES;
   constexpr bool kQueriesInRegisters = D * COLUMN_TILES <= 256;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, group = lane >> 2, pair = lane & 3;
@@ -160,33 +168,49 @@ __device__ __forceinline__ void turboquant_decode(
   const int split = blockIdx.x, num_splits = gridDim.x, kv_head = blockIdx.y;
   const int first_row = blockIdx.z * kRows;
 
-  // Fragments of the queries: of column tile n the lane holds row group / 2, upper or lower halves by the parity of group.
-  // `start_sum[n]` is what takes the 384 out of the scores of columns 2 * pair and 2 * pair + 1.
+  // Fragments of the queries: of column tile n the lane holds row group / 2, upper or lower bytes by the parity of group.
+  // Of columns 2 * pair and 2 * pair + 1: `start_sum[n]` takes the 64 out of the scores, `unit[n]` is what 1 stands for.
   uint fragments[kQueriesInRegisters ? COLUMN_TILES : 1][kQueriesInRegisters ? kSteps : 1][2];
-  float start_sum[COLUMN_TILES][2];
+  int start_sum[COLUMN_TILES][2];
+  float unit[COLUMN_TILES];
 #pragma unroll
   for (int n = 0; n < COLUMN_TILES; ++n) {
     const int row = first_row + 4 * n + (group >> 1);
-    const uint choose = group & 1 ? 0x5410 : 0x7632;
-    float sum = 0.0f;
+    const float4* from =
+        reinterpret_cast<const float4*>(queries + (size_t(kv_head) * rows + (row < rows ? row : 0)) * D) + pair * (D / 16);
+    float largest = 1e-30f;
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i) {
+      const float4 x = from[i];
+      largest = fmaxf(largest, fmaxf(fmaxf(fabsf(x.x), fabsf(x.y)), fmaxf(fabsf(x.z), fabsf(x.w))));
+    }
+    largest = fmaxf(largest, __shfl_xor_sync(kTurboquantLanes, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(kTurboquantLanes, largest, 2));
+    const float per_unit = row < rows ? 16319.0f / largest : 0.0f;
+    int sum = 0;
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
-      float4 x = {0.0f, 0.0f, 0.0f, 0.0f};
-      if (row < rows)
-        x = *reinterpret_cast<const float4*>(queries + (size_t(kv_head) * rows + row) * D + pair * (D / 4) + 4 * step);
-      uint words[2] = {turboquant_permute(turboquant_halves(x.x), turboquant_halves(x.y), choose),
-                       turboquant_permute(turboquant_halves(x.z), turboquant_halves(x.w), choose)};
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        sum += __uint_as_float(words[i] << 16) + __uint_as_float(words[i] & 0xffff0000u);
-        if (kQueriesInRegisters) fragments[kQueriesInRegisters ? n : 0][kQueriesInRegisters ? step : 0][i] = words[i];
-        if (!kQueriesInRegisters && warp == 0) query_fragments[((n * kSteps + step) * 2 + i) * 32 + lane] = words[i];
+        const float4 x = from[2 * step + i];
+        const int whole[4] = {int(rintf(x.x * per_unit)), int(rintf(x.y * per_unit)), int(rintf(x.z * per_unit)),
+                              int(rintf(x.w * per_unit))};
+        uint word = 0;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int upper = (whole[j] + 64) >> 7, byte = group & 1 ? whole[j] - 128 * upper : upper;
+          sum += byte;
+          word |= (uint(byte) & 0xffu) << (8 * j);
+        }
+        if (kQueriesInRegisters) fragments[kQueriesInRegisters ? n : 0][kQueriesInRegisters ? step : 0][i] = word;
+        if (!kQueriesInRegisters && warp == 0) query_fragments[((n * kSteps + step) * 2 + i) * 32 + lane] = word;
       }
     }
     sum += __shfl_xor_sync(kTurboquantLanes, sum, 1);
     sum += __shfl_xor_sync(kTurboquantLanes, sum, 2);
-    start_sum[n][0] = -384.0f * __shfl_sync(kTurboquantLanes, sum, 8 * pair);
-    start_sum[n][1] = -384.0f * __shfl_sync(kTurboquantLanes, sum, 8 * pair + 4);
+    start_sum[n][0] = 64 * __shfl_sync(kTurboquantLanes, sum, 8 * pair);
+    start_sum[n][1] = 64 * __shfl_sync(kTurboquantLanes, sum, 8 * pair + 4);
+    unit[n] = __shfl_sync(kTurboquantLanes, largest * (1.0f / 16319.0f), 8 * pair);
   }
   if (!kQueriesInRegisters) __syncthreads();
   uint key_entries[4], value_entries[4];
@@ -250,30 +274,27 @@ __device__ __forceinline__ void turboquant_decode(
     const int from = min(at, last_tile), after = min(at + 16 * kKeyWarps < end ? at + 16 * kKeyWarps : at, last_tile);
 
     // Two sums each: a product waits for the one before it, and more chains hide more of that.
-    float c[COLUMN_TILES][2][4];
+    int c[COLUMN_TILES][2][4];
 #pragma unroll
     for (int n = 0; n < COLUMN_TILES; ++n) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) c[n][0][i] = start_sum[n][i & 1], c[n][1][i] = 0.0f;
+      for (int i = 0; i < 4; ++i) c[n][0][i] = start_sum[n][i & 1], c[n][1][i] = 0;
     }
 #pragma unroll
     for (int i = 0; i < kKeyOctets; ++i) {
       const uint codes[2] = {keys[0].octet(i, pair * kKeyOctets), keys[1].octet(i, pair * kKeyOctets)};
+      const uint a[4] = {turboquant_lookup<KEY_BITS>(codes[0], key_entries, false),
+                         turboquant_lookup<KEY_BITS>(codes[1], key_entries, false),
+                         turboquant_lookup<KEY_BITS>(codes[0], key_entries, true),
+                         turboquant_lookup<KEY_BITS>(codes[1], key_entries, true)};
 #pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const uint low = turboquant_lookup<KEY_BITS>(codes[0], key_entries, j);
-        const uint high = turboquant_lookup<KEY_BITS>(codes[1], key_entries, j);
-        const uint a[4] = {turboquant_permute(low, 0x43434343u, 0x4140), turboquant_permute(high, 0x43434343u, 0x4140),
-                           turboquant_permute(low, 0x43434343u, 0x4342), turboquant_permute(high, 0x43434343u, 0x4342)};
-#pragma unroll
-        for (int n = 0; n < COLUMN_TILES; ++n) {
-          if (kQueriesInRegisters) {
-            turboquant_mma(c[n][j], a, fragments[kQueriesInRegisters ? n : 0][kQueriesInRegisters ? 2 * i + j : 0]);
-          } else {
-            const uint* words = query_fragments + (n * kSteps + 2 * i + j) * 64 + lane;
-            const uint b[2] = {words[0], words[32]};
-            turboquant_mma(c[n][j], a, b);
-          }
+      for (int n = 0; n < COLUMN_TILES; ++n) {
+        if (kQueriesInRegisters) {
+          turboquant_mma_bytes(c[n][i & 1], a, fragments[kQueriesInRegisters ? n : 0][kQueriesInRegisters ? i : 0]);
+        } else {
+          const uint* words = query_fragments + (n * kSteps + i) * 64 + lane;
+          const uint b[2] = {words[0], words[32]};
+          turboquant_mma_bytes(c[n][i & 1], a, b);
         }
       }
     }
@@ -285,8 +306,8 @@ __device__ __forceinline__ void turboquant_decode(
       const int row = min(first_row + 4 * n + pair, rows - 1), query = row % num_queries;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        score[n][i] =
-            ((c[n][0][2 * i] + c[n][0][2 * i + 1]) + (c[n][1][2 * i] + c[n][1][2 * i + 1])) * float(key_norm[i]);
+        const int whole = 128 * (c[n][0][2 * i] + c[n][1][2 * i]) + (c[n][0][2 * i + 1] + c[n][1][2 * i + 1]);
+        score[n][i] = float(whole) * (unit[n] * float(key_norm[i]));
         if (CAPPED) score[n][i] = softcap * tanhf(score[n][i] / softcap);
         if (MASK) {
           const int head = kv_head % num_kv_heads * (rows / num_queries) + row / num_queries;

@@ -71,7 +71,7 @@ def _kernel(
         name=f"turboquant_{name}",
         input_names=list(inputs),
         output_names=list(outputs),
-        header="\n".join(_bare((folder / file).read_text()) for file in (f"{dialect.name}_prelude.h", *files)),
+        header="".join(_bare((folder / file).read_text()) for file in (f"{dialect.name}_prelude.h", *files)),
         source=(_CUDA_PROLOGUE if cuda else _METAL_PROLOGUE)
         + source.replace("$shared", "__shared__" if cuda else "threadgroup"),
     )
@@ -81,7 +81,7 @@ def _kernel(
 def _bare(text: str) -> str:
     """Kernel text without comments and indentation: MLX on CUDA hashes the whole text at every call, 0.3 us a kilobyte."""
     lines = (re.sub(r"\s*//.*", "", line).strip() for line in text.splitlines())
-    return "\n".join(line for line in lines if line)
+    return "".join(f"{line}\n" for line in lines if line)
 
 
 def rotate(dialect: Dialect, x: mx.array, factor: float, seed: int) -> mx.array:

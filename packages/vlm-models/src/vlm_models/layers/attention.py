@@ -12,7 +12,7 @@ from vlm_kernels import attention, block_attention, rope
 
 from ..core.attention import Attention, AttentionRules
 from ..core.cache import AttentionCache
-from .linear import Linear
+from .linear import Linear, together
 from .norm import RMSNorm
 
 Tables = tuple[mx.array, mx.array]
@@ -74,9 +74,10 @@ class CausalAttention(nn.Module):
     def __call__(self, x: mx.array, tables: Tables | None, plan: Attention, cache: AttentionCache) -> mx.array:
         """x: [B, L, dim]. tables: cos, sin [B or 1, L, R]; None: no positions (NoPE)."""
         shape = self.shape
-        q = split_heads(self.q_proj(x), shape.num_heads)
-        k = split_heads(self.k_proj(x), shape.num_kv_heads)
-        v = split_heads(self.v_proj(x), shape.num_kv_heads)
+        layers = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = together(x, layers) or (layer(x) for layer in layers)
+        q = split_heads(q, shape.num_heads)
+        k, v = split_heads(k, shape.num_kv_heads), split_heads(v, shape.num_kv_heads)
         if shape.qk_norm_eps is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if tables is not None:

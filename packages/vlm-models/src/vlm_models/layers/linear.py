@@ -6,12 +6,13 @@ scales, biases.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from vlm_kernels import linear, quantized_matmul
+from vlm_kernels import Projection, linear, project, quantized_matmul
 
 from ..errors import ConfigError
 
@@ -108,6 +109,29 @@ class QuantizedLinear(Packed):
         if "bias" in self:
             result.bias = self.bias.astype(dtype)
         return result
+
+
+# Up to so many rows the weights are what takes the time to read, and handing over op by op would show.
+_FEW_ROWS = 8
+
+
+def together(x: mx.array, layers: Sequence[nn.Module], gate: str = "") -> tuple[mx.array, ...] | None:
+    """Several linear layers of the same few rows in one op, or None where they must be called one by one.
+
+    gate: as in `vlm_kernels.project`, whose one result is the activation of the first layer times the second.
+    """
+    if x.size > _FEW_ROWS * x.shape[-1] or not all(type(layer) in (Linear, QuantizedLinear) for layer in layers):
+        return None
+    return project(x, [_projection(layer) for layer in layers], gate=gate)
+
+
+def _projection(layer: nn.Module) -> Projection:
+    if isinstance(layer, Linear):
+        return Projection(layer.weight, bias=layer.get("bias"))
+    how = layer.how
+    return Projection(
+        layer.weight, layer.scales, layer.get("biases"), layer.get("bias"), how.group_size, how.bits, how.mode
+    )
 
 
 class Embedding(nn.Module):

@@ -10,7 +10,7 @@ import mlx.nn as nn
 from vlm_kernels import geglu, swiglu
 
 from .activation import activation
-from .linear import Linear
+from .linear import Linear, together
 
 
 def gated(name: str) -> Callable[[mx.array, mx.array], mx.array]:
@@ -23,6 +23,10 @@ def gated(name: str) -> Callable[[mx.array, mx.array], mx.array]:
     return lambda gate, up: act(gate) * up
 
 
+# How `vlm_kernels.project` names the activations it fuses.
+_FUSED = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu_tanh", "gelu": "geglu_exact"}
+
+
 class GatedMlp(nn.Module):
     """down(act(gate(x)) * up(x)): Llama's and everybody's since."""
 
@@ -32,8 +36,12 @@ class GatedMlp(nn.Module):
         self.up_proj = Linear(dim, hidden, bias=bias)
         self.down_proj = Linear(hidden, dim, bias=bias)
         self._gated = gated(act)
+        self._fused = _FUSED.get(act, "")
 
     def __call__(self, x: mx.array) -> mx.array:
+        active = together(x, (self.gate_proj, self.up_proj), self._fused) if self._fused else None
+        if active is not None:
+            return self.down_proj(active[0])
         return self.down_proj(self._gated(self.gate_proj(x), self.up_proj(x)))
 
 
