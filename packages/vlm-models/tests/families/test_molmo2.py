@@ -62,6 +62,22 @@ def test_a_whole_table_loads_as_one_in_two(tmp_path: Path) -> None:
     assert golden.logit_errors(ours, case.outputs["logits"], case.valid).overall < 1e-4
 
 
+def test_mlx_conversions_load(tmp_path: Path) -> None:
+    made = golden.Golden(ROOT / "qwen3")
+    golden.materialise(made, tmp_path, "hub")
+    renamed = {
+        name.replace("model.transformer.", "language_model.model.")
+        .replace("model.vision_backbone.", "vision_tower.")
+        .replace("transformer.resblocks.", "transformer.")
+        .replace("lm_head.", "language_model.lm_head."): value
+        for name, value in made.tensors("hub").items()
+    }
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "mlx"})
+    case = made.cases["multi"]
+    ours = compute(load(tmp_path), case.inputs)["logits"]
+    assert golden.logit_errors(ours, case.outputs["logits"], case.valid).overall < 1e-4
+
+
 def test_pictures_and_video_do_not_mix(loaded: Loaded) -> None:
     processing = loaded.processing()
     picture = processing.image(np.zeros((30, 42, 3), np.uint8), MediaOptions())

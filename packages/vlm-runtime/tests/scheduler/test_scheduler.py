@@ -110,6 +110,17 @@ def test_limits_are_named() -> None:
         scheduler.add(Ticket(1, 4))
 
 
+def test_a_sequence_that_is_computed_anew_prefills_all_it_has() -> None:
+    scheduler = Scheduler(Limits(max_running=1))
+    scheduler.add(Ticket(0, 5))
+    drive(scheduler)
+    scheduler.decoded([0], 3)
+    scheduler.requeue(0, 8)
+    assert scheduler.num_running == 0 and scheduler.num_waiting == 1
+    assert drive(scheduler) == [Chunk(0, 0, 8, True)]
+    assert scheduler.plan().decode == (0,)
+
+
 def test_a_preempted_sequence_returns_its_slot_and_its_place() -> None:
     scheduler = Scheduler(Limits(cache_tokens=20, step_tokens=100))
     scheduler.add(Ticket(0, 8))

@@ -89,11 +89,17 @@ class Model(DecoderModel):
 
 def weights(config: Config) -> Sequence[Rule]:
     """Published and saved by transformers 5: model.transformer.*, model.vision_backbone.*, with fused projections and the embedding
-    table in two; in memory: model.language_model.*, model.vision_tower.*, model.multi_modal_projector.*."""
+    table in two; in memory: model.language_model.*, model.vision_tower.*, model.multi_modal_projector.*. MLX:
+    language_model.model.*, vision_tower.image_*, whose blocks have numbers alone."""
     shape = config.text.decoder.attention(0)
     sizes = tuple(heads * shape.head_dim for heads in (shape.num_heads, shape.num_kv_heads, shape.num_kv_heads))
     layer, block = "language_model.layers.#", "vision_tower.layers.#"
     renames = [
+        Rename("language_model.model.*", "model.transformer.*"),
+        Rename("vision_tower.image_*", "model.vision_backbone.image_*"),
+        Rename("model.vision_backbone.image_vit.transformer.#.*", "vision_tower.layers.#.*"),
+    ]
+    renames += [
         Rename(f"model.{part}.*", f"{part}.*") for part in ("language_model", "vision_tower", "multi_modal_projector")
     ]
     for name in ("image_pooling_2d", "image_projector"):
