@@ -28,6 +28,8 @@ def test_errors_are_the_formats_own(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert all(0 < row["against_definition"] < 0.006 < row["against_full_activations"] for row in result["layers"])
     (logits,) = result["logits"]
     assert logits["turned"] == 14 and logits["packed"] == 15  # the table of embeddings keeps its inputs
+    assert 0.6 < logits["against_dequantized"] / logits["dithered_against_dequantized"] < 1.5
+    assert logits["against_definition"] < logits["against_dequantized"]
     monkeypatch.setitem(activations.BOUNDS, mode, (0.006, 0.001, 1.0))
     assert run(monkeypatch, *common, "--out", tmp_path / "e.json") == 1
 

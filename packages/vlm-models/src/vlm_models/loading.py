@@ -19,6 +19,7 @@ from .core.weights import Rule, Tensors, apply_rules, check_fit
 from .errors import WeightError
 from .processing.base import Processing
 from .quantization import quantize_layers
+from .quantized_formats import translated
 from .registry import resolve
 
 Progress = Callable[[int, int], None]
@@ -36,7 +37,7 @@ class Loaded:
 
     def processing(self, table: TokenTable | None = None) -> Processing:
         processing = self.family.processing(self.config, self.files, table)
-        processing.whole_beyond = self.model.whole_beyond
+        processing.family, processing.whole_beyond = self.family.name, self.model.whole_beyond
         return processing
 
 
@@ -60,7 +61,8 @@ def load(
     config = family.config(hf)
     model = family.model(config)
     tensors, is_mlx = read_tensors(folder)
-    fill(model, family.rules(config), tensors, hf, is_mlx=is_mlx, dtype=dtype)
+    tensors, stored = translated(tensors, hf, folder)
+    fill(model, family.rules(config), tensors, stored, is_mlx=is_mlx, dtype=dtype)
     model.eval()
     if not lazy:
         materialise(model, progress)
@@ -152,7 +154,8 @@ def read_processor_files(folder: Path) -> ProcessorFiles:
     image = optional("preprocessor_config.json") or processor.get("image_processor") or {}
     video = optional("video_preprocessor_config.json") or processor.get("video_processor") or {}
     audio = processor.get("feature_extractor") or processor.get("audio_processor") or {}
-    return ProcessorFiles(image, video, audio, processor, AddedTokens(folder / "tokenizer.json"))
+    tokenizer = optional("tokenizer_config.json")
+    return ProcessorFiles(image, video, audio, processor, tokenizer, AddedTokens(folder / "tokenizer.json"))
 
 
 class AddedTokens(Mapping[str, int]):

@@ -34,7 +34,7 @@ def quantize_layers(model: nn.Module, rules: Sequence[Rule], tensors: Tensors, h
 def quantization_scheme(hf: Mapping[str, Any]) -> tuple[Quantization, dict[str, Quantization | None]] | None:
     """The default and the per-layer exceptions of an MLX-quantized checkpoint; None where it is not quantized.
 
-    Raises ConfigError for other quantization methods."""
+    Raises ConfigError for other quantization methods (`quantized_formats` translates those it knows beforehand)."""
     given = hf.get("quantization") or hf.get("quantization_config")
     if not given:
         return None
