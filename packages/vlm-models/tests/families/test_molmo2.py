@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -40,17 +41,12 @@ def test_text_between_pictures_stands_apart(loaded: Loaded) -> None:
 
 def test_prompts_start_with_the_begin_token(tmp_path: Path) -> None:
     golden.materialise(golden.Golden(ROOT / "qwen3"), tmp_path, "hub")
-
-    class Table:
-        def text(self, token_id: int) -> str:
-            return {98: "<|im_end|>"}[token_id]
-
-        def id(self, text: str) -> int | None:
-            return None
-
-    processing = load(tmp_path).processing(Table())
+    processing = load(tmp_path).processing()
     assert processing.expand(["Hello"], []) == ["<|im_end|>Hello"]
     assert processing.expand(["<|im_end|>Hello"], []) == ["<|im_end|>Hello"]
+    given = {"bos_token": None, "eos_token": {"content": "<|endoftext|>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(given))
+    assert load(tmp_path).processing().expand(["Hello"], []) == ["<|endoftext|>Hello"]
 
 
 def test_a_whole_table_loads_as_one_in_two(tmp_path: Path) -> None:

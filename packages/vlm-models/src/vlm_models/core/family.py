@@ -29,13 +29,15 @@ class ProcessorFiles:
     """A checkpoint's processing configuration: the objects of its JSON files, empty where there is none.
 
     image: preprocessor_config.json (or processor_config's image_processor). video, audio: likewise.
-    processor: processor_config.json. added_tokens: ids of the tokenizer's added tokens by their text.
+    processor: processor_config.json. tokenizer: tokenizer_config.json. added_tokens: ids of the tokenizer's added tokens by
+    their text.
     """
 
     image: Mapping[str, Any] = field(default_factory=dict)
     video: Mapping[str, Any] = field(default_factory=dict)
     audio: Mapping[str, Any] = field(default_factory=dict)
     processor: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer: Mapping[str, Any] = field(default_factory=dict)
     added_tokens: Mapping[str, int] = field(default_factory=dict)
 
 

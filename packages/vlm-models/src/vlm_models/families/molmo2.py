@@ -39,7 +39,7 @@ _UNNAMED = {"<im_col>": 1, "<im_low>": 4}
 
 @dataclass(frozen=True)
 class Config:
-    """marks: ids that the configuration names. begin: the token that prompts start with."""
+    """marks: ids that the configuration names. begin: the token that prompts start with, if the tokenizer does not say."""
 
     vision: MolmoVitConfig
     pooling: PoolingConfig
@@ -141,6 +141,16 @@ def weights(config: Config) -> Sequence[Rule]:
     )
 
 
+def _begin(config: Config, files: ProcessorFiles, table: TokenTable | None) -> str:
+    """The tokenizer's begin token, its end token where it has none."""
+    for key in ("bos_token", "eos_token"):
+        token = files.tokenizer.get(key)
+        text = token.get("content") if isinstance(token, Mapping) else token
+        if text:
+            return str(text)
+    return "" if table is None or config.begin is None else table.text(config.begin)
+
+
 def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) -> Processing:
     vision = config.vision
 
@@ -152,7 +162,7 @@ def processing(config: Config, files: ProcessorFiles, table: TokenTable | None) 
     video = {"do_rescale": False, "do_normalize": False, **files.video} if files.video else {}
     unnamed = {config.patch + _UNNAMED[text] if known is None else known for text, known in found.items()}
     return MolmoProcessing(
-        MolmoTokens(config.patch, config.begin, config.marks | unnamed),
+        MolmoTokens(config.patch, _begin(config, files, table), config.marks | unnamed),
         OverlapStrategy.from_files(files.image, vision.image, vision.patch, (2, 2)),
         OverlapStrategy.from_files(video, vision.image, vision.patch, (3, 3)),
         MolmoLayout.from_files(files.processor),

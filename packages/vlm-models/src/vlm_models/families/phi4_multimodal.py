@@ -2,7 +2,7 @@
 branch for prompts with pictures and one for prompts with sounds alone.
 
 Reference: transformers, Phi4MultimodalForCausalLM; it has no branches, so theirs were merged for the comparison. Deviations: sounds
-are never filled up to each other's length.
+are never filled up to each other's length, and are projected by what their own prompt holds (the reference: the whole batch).
 """
 
 from __future__ import annotations

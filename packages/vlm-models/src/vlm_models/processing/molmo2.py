@@ -21,10 +21,11 @@ PLACEHOLDERS: dict[str, MediaKind] = {"<|image|>": "image", "<|video|>": "video"
 
 @dataclass(frozen=True)
 class MolmoTokens:
-    """begin: what every prompt starts with. marks: all ids that stand for pictures and frames: patches, starts, ends, columns."""
+    """begin: what every prompt starts with, empty for nothing. marks: all ids that stand for pictures and frames: patches, starts,
+    ends, columns."""
 
     patch: int
-    begin: int | None
+    begin: str
     marks: frozenset[int]
 
 
@@ -132,9 +133,8 @@ class MolmoProcessing(Processing):
     def expand(self, pieces: Sequence[str], items: Sequence[MediaItem]) -> list[str]:
         """A prompt starts with the begin token, which is put where it lacks it."""
         expanded = super().expand(pieces, items)
-        begin = "" if self.tokens.begin is None else self._text(self.tokens.begin)
-        if expanded and not expanded[0].startswith(begin):
-            expanded[0] = begin + expanded[0]
+        if expanded and not expanded[0].startswith(self.tokens.begin):
+            expanded[0] = self.tokens.begin + expanded[0]
         return expanded
 
     def prompt(self, tokens: Sequence[int] | np.ndarray, items: Sequence[MediaItem]) -> Prompt:
