@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Session:
 
         settings = dict(settings)
         loading = {key: settings.pop(key) for key in LOAD if key in settings}
+        show_notes()
         with loading_bar() as progress:
             model, processor = vlm_runtime.load(name, progress=progress, **loading)
         return cls(model, processor, settings)
@@ -38,16 +40,54 @@ class Session:
         start, end = (self.options.get(f"thinking_{side}_token") for side in ("start", "end"))
         return start or MARKERS[0], end or MARKERS[1]
 
-    def answer(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> Any:
+        """The prompt of messages, by the checkpoint's template. Raises VlmError."""
+        import vlm_runtime
+
+        options = {key: self.options[key] for key in ("fps", "max_frames") if key in self.options}
+        messages = vlm_runtime.with_frames(self.processor, messages, vlm_runtime.GenerateOptions(**options))
+        thinking = self.options.get("enable_thinking")
+        return vlm_runtime.apply_chat_template(
+            self.processor, self.processor.config, messages, enable_thinking=thinking
+        )
+
+    def is_open(self, prompt: str) -> bool:
+        """Whether a prompt ends inside a thinking block, so that the answer begins there."""
+        start, end = self.markers
+        return str(prompt).rfind(start) > str(prompt).rfind(end)
+
+    def results(self, prompt: Any) -> Iterator[Any]:
         """Results as the tokens come. Raises VlmError."""
         import vlm_runtime
 
-        options = dict(self.options)
-        thinking = options.pop("enable_thinking", None)
-        prompt = vlm_runtime.apply_chat_template(
-            self.processor, self.processor.config, messages, enable_thinking=thinking
-        )
+        options = {name: value for name, value in self.options.items() if name != "enable_thinking"}
         yield from vlm_runtime.stream_generate(self.model, self.processor, prompt, **options)
+
+    def answer(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+        """Results for messages, as the tokens come. Raises VlmError."""
+        yield from self.results(self.render(messages))
+
+
+class Notes(logging.Handler):
+    """What decoding did to media, a line each on standard error, each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line not in self._seen:
+            self._seen.add(line)
+            sys.stderr.write(f"note: {line}\n")
+
+
+def show_notes() -> None:
+    """Let notes about media through."""
+    log = logging.getLogger("vlm_runtime.media")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [Notes()]
 
 
 def user_message(text: str, media: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -12,7 +12,15 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from vlm_models import ModalityError
-from vlm_runtime import GenerationResult, MediaPolicy, ReasoningSplitter, ToolCall, ToolCallSplitter
+from vlm_runtime import (
+    GenerateOptions,
+    GenerationResult,
+    MediaPolicy,
+    ReasoningSplitter,
+    ToolCall,
+    ToolCallSplitter,
+    with_frames,
+)
 
 from .detail import with_detail
 from .errors import ApiError
@@ -101,9 +109,19 @@ class Turn:
         most = resident.processor.max_context
         if most is not None and len(ask.messages) > most:
             raise ApiError(400, f"messages: expected at most {most}, the model's context", param="messages")
+        options["media_policy"] = MediaPolicy.for_server(
+            is_loopback=settings.is_loopback, roots=settings.media_roots, allow_urls=settings.allow_urls
+        )
+        taken = {name: options[name] for name in ("fps", "media_policy") if name in options}
+        messages = await asyncio.to_thread(
+            with_frames,
+            resident.processor,
+            with_detail(_prefaced(ask.messages, structure.preface)),
+            GenerateOptions(**taken),
+        )
         rendered = await asyncio.to_thread(
             resident.processor.apply_chat_template,
-            with_detail(_prefaced(ask.messages, structure.preface)),
+            messages,
             enable_thinking=thinking,
             **structure.template,
         )
@@ -113,9 +131,6 @@ class Turn:
                 f"messages: {len(rendered)} characters do not fit into a context of {most} tokens",
                 param="messages",
             )
-        options["media_policy"] = MediaPolicy.for_server(
-            is_loopback=settings.is_loopback, roots=settings.media_roots, allow_urls=settings.allow_urls
-        )
         asking = await resident.engine.prepare(rendered, **options)
         text = str(rendered)
         return cls(use, asking, markers, text.rfind(markers[0]) > text.rfind(markers[1]), structure)

@@ -78,6 +78,7 @@ _HOMES = {
     "stream_generate": ".api",
     "tool_grammar": ".text.tools.choice",
     "unload": ".api",
+    "with_frames": ".frames",
 }
 
 __all__ = [
@@ -121,6 +122,7 @@ __all__ = [
     "stream_generate",
     "tool_grammar",
     "unload",
+    "with_frames",
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from .processor import Processor
 
 
-MOST_FRAMES = 8
+# what decoding did to a medium beyond reading it; front ends show it
+log = logging.getLogger("vlm_runtime.media")
 
 
 class ItemCache:
@@ -69,15 +71,6 @@ def read_items(processor: Processor, references: Sequence[MediaRef], options: Ge
     return items
 
 
-def as_frames(video: Any, options: GenerateOptions) -> list[Any]:
-    """Frames of a video as images, for families that have no form of their own for it: one a second, 8 at most, unless
-    options say otherwise."""
-    from .media.video import EvenSampling, load_video  # PyAV, paid only when there is a video
-
-    sample = EvenSampling(fps=options.fps or 1.0, max_frames=options.max_frames or MOST_FRAMES)
-    return list(load_video(video, options.media_policy, sample=sample).frames)
-
-
 def _read(processor: Processor, reference: MediaRef, options: GenerateOptions, given: MediaOptions) -> MediaItem:
     processing: Processing = processor.processing
     policy = options.media_policy
@@ -89,17 +82,25 @@ def _read(processor: Processor, reference: MediaRef, options: GenerateOptions, g
         from .media.audio import load_audio  # soundfile, paid only when there is audio
 
         audio = load_audio(reference.source, policy, sample_rate=processing.sample_rate)
+        _tell("audio", audio.note)
         return keyed(audio.digest, lambda: processing.audio(audio.pcm, audio.rate, given))
     if reference.kind == "video":
         from .media.video import load_video  # as above
 
         video = load_video(reference.source, policy, sample=lambda total, rate: processing.sample(total, rate, given))
+        _tell("video", video.note)
         lasting = replace(given, duration=video.duration)
         return keyed(video.digest, lambda: processing.video(video.frames, video.timestamps, lasting))
     from .media.image import load_image  # Pillow, paid only when there is an image
 
     image = load_image(reference.source, policy)
+    _tell("image", image.note)
     return keyed(image.digest, lambda: processing.image(image.rgb, given))
+
+
+def _tell(kind: MediaKind, note: str) -> None:
+    if note:
+        log.info("%s: %s", kind, note)
 
 
 def _digest(kind: MediaKind, content: str, *facts: Any) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import ContextError, OptionError, PlaceholderError, PromptError
-from .items import as_frames, read_items
+from .frames import as_frames, reads_frames
+from .items import read_items
 from .loading.rendered import MediaKind, MediaRef, Rendered
 from .options import GenerateOptions
 from .processor import KINDS, Processor
@@ -56,8 +57,8 @@ def arrange(processor: Processor, prompt: str, media: Media, options: GenerateOp
 
     Raises PromptError for nothing at all, PlaceholderError for counts that differ."""
     given = {kind: list(media.get(kind, ())) for kind in KINDS}
-    if given["video"] and "video" in processor.family.modalities and "video" not in processor.kinds:
-        frames = [frame for video in given["video"] for frame in as_frames(video, options)]
+    if given["video"] and reads_frames(processor):
+        frames = [frame for video in given["video"] for frame in as_frames(processor, video, options)]
         given = {**given, "image": [*given["image"], *frames], "video": []}
     named = list(prompt.media) if isinstance(prompt, Rendered) else []
     is_rendered = isinstance(prompt, Rendered)  # has its turns already: wrapping it would nest them

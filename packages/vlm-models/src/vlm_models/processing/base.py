@@ -56,7 +56,8 @@ class Processing:
     """
 
     token_ids: Mapping[MediaKind, int] = {}
-    # longer prompts are never cut (see Model.whole_beyond, which the loader hands on)
+    # what the loader hands on: the family's name for messages, and Model.whole_beyond, where longer prompts are never cut
+    family: str = ""
     whole_beyond: int | None = None
 
     def __init__(self, table: TokenTable | None = None) -> None:
@@ -208,7 +209,7 @@ class Processing:
 
     @property
     def _name(self) -> str:
-        return type(self).__module__.rpartition(".")[2]
+        return self.family or type(self).__module__.rpartition(".")[2]
 
     def _text(self, token_id: int) -> str:
         if self.table is None:

@@ -60,6 +60,14 @@ def normalise(
     return result, media
 
 
+def medium_of(part: Any, where: str) -> MediaRef | None:
+    """The medium that a part of a message names; None for text. Raises PromptError where its source is not understood."""
+    if not isinstance(part, Mapping):
+        return None
+    kind = part.get("type") or next((key for key in (*_MEDIA, "text") if key in part), None)
+    return _media(part, kind, where) if isinstance(kind, str) and kind in _MEDIA else None
+
+
 def escape_all(value: Any, escape: Escape, where: str, depth: int = 0) -> Any:
     """`value` with every string in it, keys too, passed through `escape`.
 
