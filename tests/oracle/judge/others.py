@@ -49,7 +49,6 @@ def internvl() -> list[Variant]:
             {"vision_config": {"use_mask_token": True}},
             hub=False,
             cases=("single",),
-            refuses="use_mask_token",
         ),
         one(
             "gqa1",

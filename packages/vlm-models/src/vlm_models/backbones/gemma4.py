@@ -21,7 +21,7 @@ from ..core.cache import CacheSpec, Full, Shared, Window
 from ..core.config import check, expect, sub, take
 from ..core.inputs import Inputs, Output
 from ..core.model import Select, selected
-from ..core.weights import Drop, Rename, Rule
+from ..core.weights import Drop, DropCopy, Rename, Rule
 from ..layers.activation import activation
 from ..layers.attention import Tables, merge_heads, split_heads
 from ..layers.linear import Embedding, Linear
@@ -80,7 +80,6 @@ class Gemma4Config:
     ) -> Gemma4Config:
         """From a text_config. blocks, per_layer: what the class assumes where the file has no use_bidirectional_attention or
         hidden_size_per_layer_input. Raises ConfigError."""
-        expect(hf, "tie_word_embeddings", True)
         expect(hf, "attention_bias", False)
         layers, heads = take(hf, "num_hidden_layers", int, 30), take(hf, "num_attention_heads", int, 8)
         kinds = _kinds(hf, layers)
@@ -324,7 +323,8 @@ def gemma4_rules(config: Gemma4Config) -> tuple[Rule, ...]:
     return (
         Rename("model.language_model.*", "language_model.*"),
         Rename("language_model.model.*", "language_model.*"),
-        Drop("*lm_head.*"),
+        Rename("lm_head.*", "language_model.lm_head.*"),
+        DropCopy("language_model.lm_head", "language_model.embed_tokens"),
         *(Drop(f"language_model.layers.{i}.self_attn.{n}.*") for i in unused for n in ("k_proj", "v_proj", "k_norm")),
         Rename("*.experts.switch_glu.*", "*.experts.*"),
         *expert_rules(),

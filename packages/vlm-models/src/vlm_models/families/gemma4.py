@@ -41,6 +41,7 @@ class Config:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> Config:
+        expect(hf, "tie_word_embeddings", True)
         text = sub(hf, "text_config")
         expect(text, "model_type", "gemma4_text")
         hears = hf.get("audio_config") is not None

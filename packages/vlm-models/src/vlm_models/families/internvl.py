@@ -19,7 +19,7 @@ from ..backbones.text import text_config, text_decoder
 from ..core.config import check, expect, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, MediaItem, MediaKind
-from ..core.weights import Flatten, Rename, Rule
+from ..core.weights import Drop, Flatten, Rename, Rule
 from ..errors import ProcessingError
 from ..fusion.model import DecoderModel, decoder_rules
 from ..layers.activation import activation
@@ -153,6 +153,8 @@ def weights(config: Config) -> Sequence[Rule]:
         Rename("vision_tower.encoder.layer.*", "vision_tower.layers.*"),
         Rename("vision_tower.embeddings.patch_embeddings.projection.*", "vision_tower.embeddings.projection.*"),
         Rename("model.multi_modal_projector.*", "multi_modal_projector.*"),
+        # stands for patches that training hides
+        Drop("vision_tower.embeddings.mask_token"),
         *decoder_rules(tied=config.text.tied),
         Flatten("vision_tower.embeddings.projection.weight"),
     )

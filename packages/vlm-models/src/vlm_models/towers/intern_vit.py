@@ -40,7 +40,6 @@ class InternVitConfig:
 
     @classmethod
     def from_hf(cls, hf: Mapping[str, Any]) -> InternVitConfig:
-        expect(hf, "use_mask_token", False)
         expect(hf, "use_absolute_position_embeddings", True)
         config = cls(
             dim=take(hf, "hidden_size", int, 1024),
