@@ -126,6 +126,11 @@ def test_unknown_settings_are_refused(part: str, changes: dict[str, Any]) -> Non
         family("gemma3n").config(hf | {part: hf[part] | changes})
 
 
+def test_heads_that_are_not_tied_are_refused() -> None:
+    with pytest.raises(ConfigError, match="tie_word_embeddings"):
+        family("gemma3n").config(BASE.config("hub") | {"tie_word_embeddings": False})
+
+
 def test_inputs_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     golden.materialise(BASE, tmp_path, "hub")
     processing, inputs = load(tmp_path).processing(), dict(BASE.cases["audio"].inputs)

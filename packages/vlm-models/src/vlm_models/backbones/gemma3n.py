@@ -46,7 +46,6 @@ class Gemma3nConfig(Gemma4Config):
     def of(cls, hf: Mapping[str, Any]) -> Gemma3nConfig:
         """From a text_config. Raises ConfigError."""
         expect(hf, "model_type", "gemma3n_text")
-        expect(hf, "tie_word_embeddings", True)
         expect(hf, "attention_bias", False)
         layers, heads = take(hf, "num_hidden_layers", int, 35), take(hf, "num_attention_heads", int, 8)
         kv_heads, size = take(hf, "num_key_value_heads", int, 2), take(hf, "head_dim", int, 256)

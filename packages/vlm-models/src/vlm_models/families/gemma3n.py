@@ -18,7 +18,7 @@ from vlm_kernels import rms_norm
 
 from ..backbones.gemma3n import Gemma3nConfig, Gemma3nDecoder
 from ..backbones.gemma4 import PER_LAYER, gemma4_rules
-from ..core.config import check, sub, take
+from ..core.config import check, expect, sub, take
 from ..core.family import Family, ProcessorFiles, TokenTable
 from ..core.inputs import Features, Inputs, MediaItem, MediaKind, Span
 from ..core.weights import Rename, Rule
@@ -75,6 +75,7 @@ class Config:
             MobileNetConfig.from_hf(sub(hf, "vision_config")),
             Gemma3nAudioConfig.from_hf(sub(hf, "audio_config")),
         )
+        expect(hf, "tie_word_embeddings", True)
         text = Gemma3nConfig.of(sub(hf, "text_config"))
         seen = TableConfig.from_hf(sub(hf, "vision_config"), 262_144, vision.dim)
         heard = TableConfig.from_hf(sub(hf, "audio_config"), 262_272, audio.layers.dim)
