@@ -57,7 +57,6 @@ def config(name: str, **text: Any) -> dict[str, Any]:
     "text",
     [
         {"use_bidirectional_attention": "all"},
-        {"tie_word_embeddings": False},
         {"attention_bias": True},
         {"layer_types": ["chunked_attention"] * 4},
         {"num_kv_shared_layers": 4},
@@ -67,6 +66,11 @@ def config(name: str, **text: Any) -> dict[str, Any]:
 def test_unknown_settings_are_refused(text: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         family("gemma4").config(config("gemma4/dense", **text))
+
+
+def test_heads_that_are_not_tied_are_refused() -> None:
+    with pytest.raises(ConfigError, match="tie_word_embeddings"):
+        family("gemma4").config(config("gemma4/dense") | {"tie_word_embeddings": False})
 
 
 def test_a_model_without_ears_refuses_sounds(tmp_path: Path) -> None:
