@@ -85,3 +85,17 @@ def test_measures_requests_together_and_behind_a_long_prompt(tmp_path: Path) -> 
     assert set(measured["rows"]) == {"1", "3"} and measured["rows"]["1"]["speedup"] == 1
     assert all(row["decode_tps"] > 0 and row["time_to_first_token"] > 0 for row in measured["rows"].values())
     assert 0 < measured["behind"]["short_behind"] < measured["behind"]["long_behind"]
+
+
+def test_turns_about_one_picture_are_served_from_caches(tmp_path: Path) -> None:
+    out = tmp_path / "now.json"
+    sizes = ["--image", "280x280", "--turns", "4", "--generate", "4", "--question", "4", "--dtype", "float32"]
+    done = CliRunner().invoke(bench, ["turns", "--geometry", "tiny", *sizes, "--out", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0
+    (measured,) = json.loads(out.read_text())
+    assert measured["same_answers"] and measured["image_tokens"] == 100
+    modes = measured["modes"]
+    assert max(mode["speedup"] for mode in modes.values()) > 1
+    for name, cached in (("no cache", 0), ("vision cache", 0), ("vision and prefix cache", 100)):
+        assert all(turn["cached_tokens"] >= cached for turn in modes[name]["turns"][1:])
+        assert modes[name]["turns"][0]["cached_tokens"] == 0

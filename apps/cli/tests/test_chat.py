@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from vlm_cli.chat import Conversation
@@ -29,14 +31,20 @@ class Model:
 
     markers = ("<think>", "</think>")
 
-    def __init__(self, problem: BaseException | None = None) -> None:
+    def __init__(self, problem: BaseException | None = None, *, opens: bool = False) -> None:
         self.asked: list[Any] = []
-        self.problem = problem
+        self.problem, self.opens = problem, opens
 
-    def answer(self, messages: list[dict[str, Any]]) -> Iterator[Result]:
+    def render(self, messages: list[dict[str, Any]]) -> str:
         self.asked.append(messages)
-        yield Result("<thi")
-        yield Result("nk>hm</think>yes ")
+        return "prompt"
+
+    def is_open(self, prompt: str) -> bool:
+        return self.opens
+
+    def results(self, prompt: str) -> Iterator[Result]:
+        yield Result("" if self.opens else "<thi")
+        yield Result("hm</think>yes " if self.opens else "nk>hm</think>yes ")
         if self.problem is not None:
             raise self.problem
         yield Result("sir", "stop")
@@ -47,7 +55,16 @@ def conversation(model: Model, system: str | None = None) -> tuple[Conversation,
     return Conversation(model, Console(file=out, width=100), system), out  # type: ignore[arg-type]
 
 
-def test_media_join_the_next_question_and_history_grows() -> None:
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to chat from, with three pictures."""
+    for name in ("a.png", "b.png", "my cat.png"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_media_join_the_next_question_and_history_grows(pictures: Path) -> None:
     model = Model()
     chat, out = conversation(model, "be kind")
     for line in ("/image a.png", "/image b.png", "what is this?", "and now?"):
@@ -61,7 +78,32 @@ def test_media_join_the_next_question_and_history_grows() -> None:
     assert "2 cached" in out.getvalue()
 
 
-def test_media_alone_ask_for_a_description() -> None:
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("/image a.png b.png", ["a.png", "b.png"]),
+        ("/image my cat.png", ["my cat.png"]),
+        ("/image 'my cat.png' a.png", ["my cat.png", "a.png"]),
+        ("/image my\\ cat.png", ["my cat.png"]),
+        ("/image https://host/a.png?b=1 nowhere.png", ["https://host/a.png?b=1"]),
+    ],
+)
+def test_several_paths_and_paths_with_blanks(pictures: Path, line: str, expected: list[str]) -> None:
+    chat, out = conversation(Model())
+    chat.take(line)
+    assert chat.waiting == {"image": expected}
+    assert ("nowhere.png: no such file" in out.getvalue()) == ("nowhere" in line)
+
+
+def test_a_prompt_that_opens_the_thinking_shows_it_as_such() -> None:
+    model = Model(opens=True)
+    chat, out = conversation(model)
+    chat.take("what?")
+    assert chat.messages[-1] == {"role": "assistant", "content": "yes sir"}
+    assert "hm\nyes sir" in out.getvalue()
+
+
+def test_media_alone_ask_for_a_description(pictures: Path) -> None:
     model = Model()
     chat, _ = conversation(model)
     chat.take("/image a.png")

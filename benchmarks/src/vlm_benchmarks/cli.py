@@ -90,6 +90,24 @@ def throughput(rows: tuple[int, ...], out: Path | None, **options: Any) -> None:
 
 
 @bench.command()
+@click.option("--geometry", required=True, type=click.Choice(sorted(GEOMETRIES)))
+@click.option("--image", callback=_size, default="672x672", show_default=True, help="HEIGHTxWIDTH of the picture.")
+@click.option("--turns", type=click.IntRange(2), default=10, show_default=True)
+@click.option("--layers", type=click.IntRange(1), help="Of the text side.  [default: all]")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="bfloat16", show_default=True)
+@click.option("--question", type=click.IntRange(1), default=24, show_default=True, help="Tokens of each question.")
+@click.option("--generate", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Append the result to this JSON file.")
+def turns(out: Path | None, **options: Any) -> None:
+    """Measure turns about one picture with and without caches; JSON on standard output."""
+    from .turns import Talk, measure
+
+    result = measure(Talk(**options))
+    _add(out, result)
+    click.echo(json.dumps(result, indent=1))
+
+
+@bench.command()
 @click.argument("before", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("after", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(

@@ -36,7 +36,8 @@ def generate(
     if is_chat:
         from .chat import talk  # brings rich
 
-        talk(Session.load(model, settings), system=system, media=media, first=text.strip() or None)
+        session = Session.load(model, settings)
+        talk(session, system=system, media=media, first=text.strip() or None, is_verbose=verbose)
         return
     run(model, text, system, media, settings, verbose)
 

@@ -10,7 +10,7 @@ import click
 from .parsing import pixels, shape
 
 Decorated = Callable[..., Any]
-LOAD = ("revision", "trust_remote_code", "offline", "quantize", "quantize_activations")
+LOAD = ("revision", "adapter_path", "trust_remote_code", "offline", "quantize", "quantize_activations")
 
 
 def _group(*options: Decorated) -> Callable[[Decorated], Decorated]:
@@ -29,6 +29,7 @@ def _quantization(ctx: click.Context, param: click.Parameter, value: str | None)
 model_options = _group(
     click.option("--model", default="demo", show_default=True, help="Repo id, local folder, or demo."),
     click.option("--revision", help="Branch, tag or commit of a repo.  [default: main]"),
+    click.option("--adapter-path", help="LoRA adapter to apply."),
     click.option("--trust-remote-code", is_flag=True, default=None, help="Let a checkpoint's tokenizer run code."),
     click.option("--offline", is_flag=True, default=None, help="Never ask the hub."),
     click.option(
