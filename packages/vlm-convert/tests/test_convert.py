@@ -148,6 +148,29 @@ def test_requantizing_otherwise_is_refused(checkpoint: Path, tmp_path: Path) -> 
         convert(str(tmp_path / "four"), tmp_path / "eight", quantize=True, q_bits=8)
 
 
+def test_a_checkpoint_packed_by_another_tool_becomes_an_ordinary_one(checkpoint: Path, tmp_path: Path) -> None:
+    tensors = dict(mx.load(str(checkpoint / "model.safetensors")))
+    for name in [name for name in tensors if name.startswith("language_model.layers") and name.endswith("proj.weight")]:
+        path, weight = name.removesuffix(".weight"), tensors[name].astype(mx.float32)
+        scale = mx.abs(weight).max(axis=1, keepdims=True) / 127
+        tensors[name], tensors[f"{path}.weight_scale"] = mx.round(weight / scale).astype(mx.int8), scale.astype(mx.bfloat16)
+    mx.save_safetensors(str(checkpoint / "model.safetensors"), tensors)
+    config = json.loads((checkpoint / "config.json").read_text())
+    scheme = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+    groups = {"group_0": {"targets": ["Linear"], "weights": scheme}}
+    packing = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": groups}
+    (checkpoint / "config.json").write_text(json.dumps({**config, "quantization_config": packing}))
+    (checkpoint / "quantize_config.json").write_text("{}")
+    done = convert(str(checkpoint), tmp_path / "out")
+    convert(str(tmp_path / "out"), tmp_path / "again")
+    convert(str(tmp_path / "out"), tmp_path / "full", dequantize=True)
+    assert len(done.plan.layers) == 21 and {how.bits for how in done.plan.layers.values()} == {8}
+    assert same(tmp_path / "out", tmp_path / "again")
+    assert np.array_equal(logits(checkpoint), logits(tmp_path / "out"))
+    assert "quant" not in (tmp_path / "full" / "config.json").read_text()
+    assert not list((tmp_path / "out").glob("quant*.json"))
+
+
 def test_an_interruption_leaves_nothing(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

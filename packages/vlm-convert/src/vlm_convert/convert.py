@@ -148,8 +148,9 @@ def described(
     config: dict[str, Any], plan: Plan, default: Quantization | None, names_of: Callable[[str], Sequence[str]]
 ) -> dict[str, Any]:
     """config.json with the quantization written down: the most common form as default, the rest as exceptions by path."""
-    config.pop("quantization", None)
-    config.pop("quantization_config", None)
+    for part in (config, config.get("text_config") or {}):
+        part.pop("quantization", None)
+        part.pop("quantization_config", None)
     if not plan.layers:
         return config
     common = default or Counter(plan.layers.values()).most_common(1)[0][0]

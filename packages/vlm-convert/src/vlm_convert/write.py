@@ -17,7 +17,10 @@ from .errors import ConvertError
 SHARD_BYTES = 5_000_000_000
 # what travels with the weights: processing and tokenizer files, never code
 COPIED = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-NOT_COPIED = ("config.json", "model.safetensors.index.json", "adapter_config.json")
+NOT_COPIED = (
+    *("config.json", "model.safetensors.index.json", "adapter_config.json"),
+    *("hf_quant_config.json", "quantize_config.json", "quant_config.json"),  # of other tools' packing, which ends here
+)
 
 
 @contextmanager
@@ -69,6 +72,8 @@ def write_tensors(
         name = "model.safetensors" if len(groups) == 1 else f"model-{index:05}-of-{len(groups):05}.safetensors"
         part = {key: tensors.pop(key) for key in names}
         _check_room(folder, sum(tensor.nbytes for tensor in part.values()))
+        for tensor in part.values():  # one after another, so that what a tensor is made of is let go before the next
+            mx.eval(tensor)
         try:
             mx.save_safetensors(str(folder / name), part, metadata={"format": "mlx"})
         except RuntimeError as error:
