@@ -5,16 +5,19 @@ The start index is 0, so every key and value is quantized, those of the pictures
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import eq
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+import vlm_demo
 from vlm_runtime import VisionFeatureCache, batch_generate, load
 from vlm_train.recipes.demo import evaluation, fonts, lines, questions
 from vlm_train.recipes.demo.answers import messages
@@ -124,6 +127,12 @@ def questions_of(processor: Any, tasks: Sequence[str], per_task: int, seed: int 
             )
             made.append(Question(task, prompt, list(sample.images) or None, sample.exchanges[-1].answer))
     return made
+
+
+def digest(checkpoint: str) -> str:
+    """The first 12 digits of the SHA-256 of a checkpoint's weights."""
+    folder = vlm_demo.path() if checkpoint == "demo" else Path(checkpoint)
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:12]
 
 
 def right_answers(

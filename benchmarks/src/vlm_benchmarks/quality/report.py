@@ -21,7 +21,45 @@ def tables(results: Mapping[str, Rows], head_size: int = 128) -> str:
     parts += _table(_ratios(results["distortion"]))
     for title in ("inner products", "attention"):
         parts += ["", f"## {title.capitalize()}", "", *_table(results[title])]
+    if "demo" in results:
+        parts += ["", *_answers(results)]
     return "\n".join(parts) + "\n"
+
+
+_DEMO_NOTE = (
+    "Held-out questions to the embedded model (weights {weights}), every key and value quantized from the first token on; answers "
+    "must be exact. Points are the difference to 16 bits over the same questions, with the 95 % interval of paired shares. "
+    "`recall` asks for the text of a picture after 3, 7 or 13 turns about other things."
+)
+
+
+def _answers(results: Mapping[str, Any]) -> list[str]:
+    """Answers of the demo model: all tasks and recall, then task by task."""
+    rows = results["demo"]
+    parts = ["## Answers of the demo model", "", _DEMO_NOTE.format(weights=results["weights"]), ""]
+    for group in ("all tasks", "recall"):
+        shown = [
+            {
+                "questions": group,
+                "method": row["method"],
+                "true bits": row["true_bits"],
+                "asked": row["asked"],
+                "right": f"{row['right_percent']:.2f} %",
+                "points": f"{row['points']:+.2f}",
+                "interval": f"{row['low']:+.2f} to {row['high']:+.2f}",
+                "lost / won": f"{row['lost']} / {row['won']}",
+            }
+            for row in rows
+            if row["questions"] == group
+        ]
+        if shown:
+            parts += [*_table(shown), ""]
+    lines: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["questions"] not in ("all tasks", "recall"):
+            line = lines.setdefault(row["questions"], {"task": row["questions"], "asked": row["asked"]})
+            line[row["method"]] = f"{row['right_percent']:.1f}"
+    return [*parts, "Right answers in percent, by task:", "", *_table(list(lines.values()))]
 
 
 def _by_method(rows: Rows) -> Rows:
