@@ -6,8 +6,10 @@ import mlx.core as mx
 import pytest
 
 import vlm_kernels
+from vlm_benchmarks.kernels import acceptance
 from vlm_benchmarks.kernels.__main__ import run_measure
 from vlm_benchmarks.kernels.decoder import Decoder, Geometry
+from vlm_benchmarks.kernels.errors import Errors
 from vlm_benchmarks.kernels.measures import Measure
 from vlm_benchmarks.kernels.timing import best_of
 
@@ -49,3 +51,30 @@ def test_a_measure_is_a_share_of_its_roof() -> None:
     result = run_measure(measure, 0, with_stock=True)
     assert 0 < result["of_roof"] < 1.5
     assert result["times_stock"] > 0
+
+
+def test_rows_say_what_holds_and_what_is_missed() -> None:
+    result = {
+        "measures": [
+            {"name": "quantized_matmul M=1 x", "roof": "read", "of_roof": 0.8, "times_stock": 200.0},
+            {"name": "attention causal", "roof": "bfloat16", "of_roof": 0.1, "times_stock": 90.0},
+        ],
+        "demo": 2.0,
+        "memory": {"of_bound": 1.1},
+        "errors": [{"holds": True}],
+    }
+    held = {row.name.split(",")[0]: row.holds for row in acceptance.rows(result)}
+    assert held == {
+        "quantized_matmul M=1 x": True,
+        "attention causal": False,
+        "embedded model": True,
+        "peak memory of load and generate": False,
+        "errors above stock's": True,
+    }
+
+
+def test_errors_are_judged_by_stock_and_by_one_rounding() -> None:
+    assert Errors("linear", "bfloat16", "", ours=5e-3, stock=2e-2).holds
+    assert Errors("linear", "bfloat16", "", ours=2e-3, stock=1e-3).holds
+    assert not Errors("linear", "bfloat16", "", ours=2e-2, stock=1e-2).holds
+    assert not Errors("quantized_qqmm", "float32", "nvfp4", ours=1e-4, stock=None).holds

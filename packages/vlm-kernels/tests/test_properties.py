@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import float64
 import mlx.core as mx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import vlm_kernels as kernels
+from vlm_kernels import float64
 from vlm_kernels.quantized_matmul.cases import FORMATS, weights
 from vlm_kernels.testing import random, relative_error
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import float64
 import mlx.core as mx
 import pytest
 
 import vlm_kernels
+from vlm_kernels import float64
 from vlm_kernels.attention.cases import ATTENTION, BLOCK_ATTENTION
 from vlm_kernels.gated_activation.cases import GEGLU, SWIGLU
 from vlm_kernels.linear.cases import LINEAR, MATMUL

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import float64
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import vlm_kernels as kernels
+from vlm_kernels import float64
 from vlm_kernels.attention.cases import ATTENTION, BLOCK_ATTENTION
 from vlm_kernels.gated_activation.cases import GEGLU, SWIGLU
 from vlm_kernels.linear.cases import LINEAR, MATMUL

@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 import json
 import sys
+from typing import Any
 
 import vlm_kernels as kernels
 from vlm_benchmarks.machine import machine
 
-from . import decoder
+from . import acceptance, decoder, model, peers, process
+from .errors import errors
 from .measures import Measure, all_measures
 from .timing import best_of
 
@@ -37,32 +39,53 @@ def run_measure(measure: Measure, seconds: float, with_stock: bool) -> dict[str,
     return result
 
 
+def _decoder(llama: str | None) -> list[dict[str, Any]]:
+    if llama is not None:
+        return peers.beside_llama(llama)
+    return [dataclasses.asdict(decoder.measure(prompt, 16, 3)) for prompt in peers.PROMPTS]
+
+
+def _errors() -> list[dict[str, Any]]:
+    return [{**dataclasses.asdict(one), "holds": one.holds} for one in errors()]
+
+
 def main() -> int:
-    """Command line."""
+    """Command line. Prints the rows of the acceptance table; exit status 1 if one of them is missed."""
     parser = argparse.ArgumentParser(prog="python -m vlm_benchmarks.kernels", description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="per measure")
     parser.add_argument("--stock", action="store_true", help="time stock MLX too: slow")
     parser.add_argument("--decoder", action="store_true", help="prefill and decode of a 0.57 G decoder too")
-    parser.add_argument("--output", help="write here instead of to standard output")
-    options = parser.parse_args()
-    native = kernels.backends().native
-    results = [run_measure(make(), options.seconds, options.stock) for make in all_measures()]
-    speeds = [dataclasses.asdict(decoder.measure(prompt, 16, 3)) for prompt in (256, 1024)] if options.decoder else []
-    text = json.dumps(
-        {
-            "machine": machine(),
-            "native": dataclasses.asdict(native),
-            "measures": results,
-            "decoder": speeds,
-        },
-        indent=2,
+    parser.add_argument(
+        "--llama", metavar="PYTHON", help="a Python with llama-cpp-python and gguf, to run beside the decoder"
     )
+    parser.add_argument("--model", action="store_true", help="Qwen2-VL-2B with a picture too")
+    parser.add_argument("--memory", action="store_true", help="peak memory of loading and generating too: writes 2 GB")
+    parser.add_argument("--demo", action="store_true", help="the embedded model's command too")
+    parser.add_argument("--errors", action="store_true", help="errors of every op, dtype and mode too")
+    parser.add_argument("--all", action="store_true", help="everything but --llama, which needs its Python")
+    parser.add_argument("--output", help="write the figures here as JSON")
+    options = parser.parse_args()
+    whole = options.all
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "native": dataclasses.asdict(kernels.backends().native),
+        "measures": [run_measure(make(), options.seconds, options.stock or whole) for make in all_measures()],
+        "decoder": _decoder(options.llama) if options.decoder or whole else [],
+        "model": model.measure(with_stock=options.stock or whole) if options.model or whole else None,
+        "demo": process.demo() if options.demo or whole else None,
+        "memory": process.memory() if options.memory or whole else None,
+        "errors": _errors() if options.errors or whole else [],
+    }
+    for one in result["errors"]:
+        stock = "none" if one["stock"] is None else f"{one['stock']:.1e}"
+        print(f"{one['op']:26s} {one['dtype']:9s} {one['mode']:32s} ours {one['ours']:.1e}  stock {stock}")
+    table = acceptance.rows(result)
+    for row in table:
+        print(row)
     if options.output:
         with open(options.output, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-    else:
-        sys.stdout.write(text + "\n")
-    return 0
+            file.write(json.dumps(result, indent=2) + "\n")
+    return 0 if all(row.holds for row in table) else 1
 
 
 if __name__ == "__main__":

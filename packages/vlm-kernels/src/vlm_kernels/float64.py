@@ -1,4 +1,4 @@
-"""The ops once more, in numpy and float64, written apart from the reference: what errors are measured against."""
+"""The ops once more, in numpy and float64, written apart from the reference: what tests and benchmarks measure errors against."""
 
 from __future__ import annotations
 
