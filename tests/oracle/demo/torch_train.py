@@ -168,10 +168,11 @@ def to_device(
     rng = random.Random(0)
     while True:
         if reuse and len(pool) >= min(16, pool_size) and ready.empty():
-            entry = pool[rng.randrange(len(pool))]
+            place = rng.randrange(len(pool))
+            entry = pool[place]
             entry[1] -= 1
             if entry[1] == 0:
-                pool.remove(entry)
+                del pool[place]
             yield entry[0], 0
             continue
         item = ready.get()

@@ -52,6 +52,7 @@ def test_a_bare_question_has_no_template(faces: tuple[str, ...]) -> None:
     rng = random.Random(7)
     sample = evaluation.draw("bare", faces, rng)
     item = encoding.encode(sample, rng)
+    assert not sample.exchanges[0].question[-1].isdigit()
     text = encoding.tokenizer().decode(item.tokens.tolist(), skip_special_tokens=False)
     assert text == f"{sample.exchanges[0].question}{sample.exchanges[0].answer}<|im_end|>"
 

@@ -71,7 +71,7 @@ def draw(task: str, faces: Sequence[str], rng: random.Random) -> Sample:
         return _item((), questions.about_sum(rng, held_out=True), thinking)
     if name == "bare":
         talk = questions.about_nothing(rng) if rng.random() < 0.5 else questions.about_sum(rng, held_out=True)
-        return Sample((), (), (talk,), thinking=False, is_bare=True)
+        return samples.bare(talk)
     if name in ("hello", "talk"):
         return _item((), questions.about_nothing(rng, "hello" if name == "hello" else None), thinking)
     if name == "more":

@@ -322,11 +322,19 @@ def _aside(rng: random.Random) -> Exchange:
     return questions.about_sum(rng, held_out=False) if rng.random() < 0.4 else questions.about_nothing(rng)
 
 
+def bare(exchange: Exchange) -> Sample:
+    """A prompt without a template; it does not end in a digit, after which the answer would go on with the number."""
+    question = exchange.question
+    if question[-1].isdigit():
+        question += "?" if question.lower().startswith(("what", "how")) else "."
+    return Sample((), (), (replace(exchange, question=question),), thinking=False, is_bare=True)
+
+
 def _text_sample(exchange: Exchange, thinking: bool, rng: random.Random) -> Sample:
     """Text alone: in a chat of one or two turns, or bare, as a prompt without a template."""
     kind = rng.random()
     if kind < 0.25:
-        return Sample((), (), (exchange,), thinking=False, is_bare=True)
+        return bare(exchange)
     if kind < 0.4:
         return Sample((), (), (_aside(rng), exchange), thinking)
     return Sample((), (), (exchange,), thinking)

@@ -34,7 +34,7 @@ class Settings:
 
     steps: int = 9000
     batch: int = 480  # samples a step
-    group: int = 60  # samples that go through the model together, alike in size
+    group: int = 120  # samples that go through the model together, alike in size
     rate: float = 2e-3
     warm: float = 0.01  # share of the steps in which the rate rises
     tail: float = 0.45  # share of the steps in which it falls to zero
