@@ -16,7 +16,7 @@ from ..errors import OptionError
 from ..processor import Processor
 from .config import Configuration
 from .hub import resolve
-from .quantize import quantize_inputs, quantize_weights
+from .quantize import note_full_inputs, quantize_inputs, quantize_weights
 from .tokenizer import Tokenizer
 
 DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -53,6 +53,8 @@ def load_model(
         quantize_weights(loaded.model, loaded.family, quantize)
     if quantize_activations:
         quantize_inputs(loaded.model)
+    else:
+        note_full_inputs(loaded.model)
     if quantize is not None and not lazy:
         mx.eval(loaded.model.parameters())
     processor = Processor(tokenizer, loaded, generation_config(folder), folder)

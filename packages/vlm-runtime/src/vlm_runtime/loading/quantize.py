@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,6 +12,8 @@ from vlm_kernels import QQLinear
 from vlm_models import Family, Model, Quantization, module_at, pack_layers, packed_layers
 
 from ..errors import OptionError
+
+log = logging.getLogger("vlm_runtime.loading")
 
 MODES = {
     "mxfp4": Quantization(4, 32, "mxfp4"),
@@ -48,7 +51,7 @@ def quantize_weights(model: Model, family: Family, given: int | str) -> None:
 def quantize_inputs(model: Model) -> int:
     """Let mxfp8 and nvfp4 layers quantize their inputs too; how many. Raises OptionError where there is none.
 
-    On Metal the weights alone suffice, and nothing is changed."""
+    Layers that cannot are named in the log. On Metal the weights alone suffice, and nothing is changed."""
     paths = [path for path, how in packed_layers(model).items() if how.mode in ("mxfp8", "nvfp4")]
     layers = [(path, module_at(model, path)) for path in paths]
     # tables and stacks of experts have no form that quantizes its input
@@ -58,13 +61,27 @@ def quantize_inputs(model: Model) -> int:
             "quantize_activations: expected a model with mxfp8 or nvfp4 layers; quantize it so, or leave it out"
         )
     if mx.metal.is_available():
+        log.warning("quantize_activations is not needed on Metal: layers compute from packed weights as they are")
         return 0
+    turned = {path for path, _ in linear}
+    left = [path for path, _ in layers if path not in turned]
+    if left:
+        log.warning("quantize_activations: tables and stacks of experts keep full inputs: %s", ", ".join(left))
     for path, layer in linear:
         how: Quantization = layer.how
         bias = layer.bias if "bias" in layer else None
         made = QQLinear(layer.weight, layer.scales, bias, group_size=how.group_size, bits=how.bits, mode=how.mode)
         _put(model, path, made)
     return len(linear)
+
+
+def note_full_inputs(model: Model) -> None:
+    """On CUDA, say that an mxfp8 or nvfp4 checkpoint could quantize its activations as well."""
+    modes = {how.mode for how in packed_layers(model).values()} & {"mxfp8", "nvfp4"}
+    if modes and mx.cuda.is_available():
+        log.warning(
+            "%s weights with full activations; quantize_activations (-qa) may be faster", " and ".join(sorted(modes))
+        )
 
 
 def _put(model: Model, path: str, new: Any) -> None:
