@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from families import aya_vision as aya_family
 from families import deepseek_ocr2 as deepseek_family
 from families import florence2 as florence2_family
+from families import paddleocr_vl as paddle_family
 from families import (
     gemma3,
     gemma3n,
@@ -263,6 +265,22 @@ def deepseek() -> Any:
     return deepseek_ocr2.DeepseekOcr2Processor(deepseek_ocr2.DeepseekOcr2ImageProcessorPil(), tokenizer)
 
 
+def aya() -> Any:
+    """Aya Vision 8b: tiles of 364 pixels, up to 12."""
+    pictures = aya_family.GotOcr2ImageProcessorPil(size={"height": 364, "width": 364}, max_patches=12)
+    return aya_family.AyaVisionProcessor(
+        pictures, llama(aya_family.SPECIAL), patch_size=14, img_size=364, downsample_factor=2
+    )
+
+
+def paddle() -> Any:
+    """PaddleOCR-VL."""
+    names = {"image_token": "<|IMAGE_PLACEHOLDER|>"}
+    tokenizer = tokens(paddle_family.SPECIAL, eos_token="</s>", pad_token="<unk>", extra_special_tokens=names)
+    size = {"shortest_edge": 147384, "longest_edge": 2822400}
+    return paddle_family.PaddleOCRVLProcessor(paddle_family.PaddleOCRVLImageProcessorPil(size=size), tokenizer)
+
+
 IMAGE_QWEN = ("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")
 IMAGE = ("<image>\nIt", "<image>")
 IMAGE_GLM = ("<|begin_of_image|><|image|><|end_of_image|>", "<|image|>")
@@ -319,5 +337,7 @@ TABLE: dict[str, tuple[Callable[[], Any], str, str]] = {
     "granite4_vision": (granite4, *IMAGE),
     "deepseek_ocr2": (deepseek, *IMAGE),
     "phi4_multimodal": (phi, "<|image|>it", "<|image|>"),
+    "aya_vision": (aya, *IMAGE),
+    "paddleocr_vl": (paddle, "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>", "<|IMAGE_PLACEHOLDER|>"),
     "molmo2": (molmo, "<|image|>it", "<im_patch>"),
 }

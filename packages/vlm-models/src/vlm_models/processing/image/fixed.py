@@ -11,7 +11,10 @@ import numpy as np
 from ...errors import ProcessingError
 from ..base import MediaOptions, pick
 from .dynamic import CLIP_NORMALIZE
-from .pixels import BICUBIC, Normalize, resize
+from .pixels import BICUBIC, Normalize, resize, resize_part
+
+# pixels
+_HUGE = 1 << 24
 
 
 def reshaped(rgb: np.ndarray, options: MediaOptions) -> np.ndarray:
@@ -101,12 +104,20 @@ class FixedStrategy:
         if self.pad:
             rgb = pad_square(rgb, [int(value * 255) for value in self.normalize.mean or (0, 0, 0)])
         if self.shortest is not None:
-            rgb = resize(rgb, *shortest_edge(rgb.shape[0], rgb.shape[1], self.shortest), self.resample)
+            rgb = self._by_shortest(rgb, shortest_edge(rgb.shape[0], rgb.shape[1], self.shortest))
         elif self.size is not None:
             rgb = resize(rgb, *self.size, self.resample)
         if self.crop is not None:
             rgb = center_crop(rgb, *self.crop)
         return np.ascontiguousarray(self.normalize(rgb).transpose(2, 0, 1))
+
+    def _by_shortest(self, rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """At `size`; of what would be huge, the middle that the crop keeps."""
+        height, width = size
+        if self.crop is None or height * width <= _HUGE or self.crop[0] > height or self.crop[1] > width:
+            return resize(rgb, height, width, self.resample)
+        corner = ((height - self.crop[0]) // 2, (width - self.crop[1]) // 2)
+        return resize_part(rgb, size, corner, self.crop, self.resample)
 
 
 def shortest_edge(height: int, width: int, edge: int) -> tuple[int, int]:

@@ -22,6 +22,29 @@ def resize(rgb: np.ndarray, height: int, width: int, resample: int = BICUBIC) ->
     return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling(resample)))
 
 
+def resize_part(
+    rgb: np.ndarray, size: tuple[int, int], corner: tuple[int, int], part: tuple[int, int], resample: int = BICUBIC
+) -> np.ndarray:
+    """resize(rgb, *size)[top : top + h, left : left + w] for corner (top, left) and part (h, w), without the rest of it: very long
+    pictures may be gigabytes at their full size."""
+    (height, width), kind = rgb.shape[:2], Image.Resampling(resample)
+    down, across = height / size[0], width / size[1]
+    rows = (corner[0] * down, min((corner[0] + part[0]) * down, height))
+    columns = (corner[1] * across, min((corner[1] + part[1]) * across, width))
+
+    def along_rows(image: Image.Image) -> Image.Image:
+        return image.resize((part[1], image.height), kind, box=(columns[0], 0, columns[1], image.height))
+
+    def along_columns(image: Image.Image) -> Image.Image:
+        return image.resize((image.width, part[0]), kind, box=(0, rows[0], image.width, rows[1]))
+
+    image = Image.fromarray(rgb)
+    # Pillow's order of the two passes, between which it rounds
+    if size[0] < height and size[1] > width:
+        return np.asarray(along_rows(along_columns(image)))
+    return np.asarray(along_columns(along_rows(image)))
+
+
 @dataclass(frozen=True)
 class Normalize:
     """(pixel * factor - mean) / std, per channel; None leaves a step out."""

@@ -64,12 +64,14 @@ class QuartersStrategy:
         if self.split:
             y, x = rgb.shape[0] // 2, rgb.shape[1] // 2
             parts = [rgb[:y, :x], rgb[:y, x:], rgb[y:, :x], rgb[y:, x:], rgb]
-            if y == 0 or x == 0:
+            if y == 0:
                 raise ProcessingError(f"a picture of {rgb.shape[0]}x{rgb.shape[1]} cannot be split into quarters")
-        return [
-            _channels_first(resize(part, *self.size(part.shape[0], part.shape[1]), self.resample), self.normalize)
-            for part in parts
-        ]
+        return [_channels_first(self._resized(part), self.normalize) for part in parts]
+
+    def _resized(self, part: np.ndarray) -> np.ndarray:
+        size = self.size(part.shape[0], part.shape[1])
+        # the left quarters of a picture one pixel wide have no width, and are black
+        return np.zeros((*size, 3), np.uint8) if part.shape[1] == 0 else resize(part, *size, self.resample)
 
 
 @dataclass(frozen=True)
