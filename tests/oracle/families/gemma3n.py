@@ -170,7 +170,7 @@ def cases() -> list[CaseSpec]:
 
     return [
         case("single", [turn(f"{IMAGE}Name it.")], pictures=[[(12, 16)]]),
-        case("multi", [turn(f"{IMAGE}{IMAGE}Same?")], pictures=[[(9, 14), (16, 5)]]),
+        case("multi", [turn(f"{IMAGE}{IMAGE}Same?")], pictures=[[(10, 14), (17, 5)]]),
         case("text", [turn("Say hello.")], notes="no media"),
         case("audio", [turn(f"{AUDIO}What do you hear?")], sounds=[8000], notes="half a second"),
         case("audio_and_image", [turn(f"{AUDIO}{IMAGE}Both {AUDIO}?")], sounds=[3000, 5300], pictures=[[(12, 16)]]),
