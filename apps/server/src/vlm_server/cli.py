@@ -40,6 +40,9 @@ import click
 @click.option("--kv-bits", type=float, help="Quantize the KV cache; a fraction selects turboquant.")
 @click.option("--kv-quant-scheme", type=click.Choice(["uniform", "turboquant"]))
 @click.option("--kv-group-size", type=int)
+@click.option("--kv-key-bits", type=float)
+@click.option("--kv-value-bits", type=float)
+@click.option("--kv-full-layers", type=int)
 @click.option("--quantized-kv-start", type=int)
 @click.option("--max-kv-size", type=int)
 @click.option("--prefill-step-size", type=int)
@@ -61,7 +64,8 @@ def serve(
     from .app import create_app
     from .settings import MEBI, Settings
 
-    names = ("kv_bits", "kv_quant_scheme", "kv_group_size", "quantized_kv_start", "max_kv_size", "prefill_step_size")
+    names = ("kv_bits", "kv_quant_scheme", "kv_group_size", "kv_key_bits", "kv_value_bits", "kv_full_layers",
+             "quantized_kv_start", "max_kv_size", "prefill_step_size")  # fmt: skip
     options = {name: value for name in names if (value := given.pop(name)) is not None}
     settings = Settings(
         host=host,

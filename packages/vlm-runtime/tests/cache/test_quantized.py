@@ -5,8 +5,10 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
+from fakes import FakeModel
 
 from vlm_models import Attention, AttentionRules, Full, Recurrent, Window
+from vlm_runtime import EngineCore, EngineOptions
 from vlm_runtime.cache import (
     AffineCodec,
     CacheOptions,
@@ -227,3 +229,15 @@ def test_what_is_no_saved_cache_is_named(tmp_path) -> None:
             load_caches(tmp_path / name, **same)
     with pytest.raises(CacheFormatError, match="safetensors"):
         save_caches(tmp_path / "cache.bin", filled(CacheOptions()), np.arange(40), **same)
+
+
+def test_engine_statistics_report_bytes_of_a_token_and_their_ratio() -> None:
+    model = FakeModel(("full", "window", "full"))
+    size = model.cache_spec()[0].key_size
+    plain = EngineCore(model).stats
+    assert plain.cache_ratio == 1 and plain.bytes_per_token == 2 * 2 * 2 * size * model.dtype.size
+    stats = EngineCore(model, EngineOptions(cache=CacheOptions(kv_bits=3.5))).stats
+    each = sum(4 * -(-size * bits // 32) + 2 for bits in (1, 2, 4))  # codes of 3 bits are fields of 2 and 1
+    assert stats.bytes_per_token == 2 * 2 * (each - 2)
+    assert stats.cache_ratio == stats.bytes_per_token / plain.bytes_per_token
+    assert EngineCore(FakeModel(("window",))).stats.cache_ratio is None

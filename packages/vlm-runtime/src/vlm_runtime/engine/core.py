@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from itertools import count
 
 import mlx.core as mx
 
 from vlm_models import Model, ModelError
 
-from ..cache import PrefixIndex, VisionFeatureCache, prefix_keys
+from ..cache import CacheOptions, PrefixIndex, VisionFeatureCache, bytes_per_token, prefix_keys
 from ..cache.prefix import can_reuse
 from ..errors import CapacityError, RequestCancelled
 from ..request import Event, FinishReason, Request, TokenLogprob
@@ -98,7 +99,16 @@ class EngineCore:
             self.vision_cache.stats,
             self._batch.drafted,
             self._batch.accepted,
+            *self._bytes_per_token,
         )
+
+    @cached_property
+    def _bytes_per_token(self) -> tuple[float, float]:
+        """Of one more token: as the options keep it, and unquantized."""
+        runner = self.runner
+        forms = (self.options.cache, CacheOptions(max_kv_size=self.options.cache.max_kv_size))
+        quantized, plain = (bytes_per_token(runner.specs, form, dtype=runner.dtype) for form in forms)
+        return quantized, plain
 
     def clear_caches(self) -> None:
         """Forget earlier prompts and encoded media."""

@@ -37,7 +37,9 @@ class EngineLoad:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """What the engine holds now, and what its caches did. drafted, accepted: tokens guessed, and those that were right."""
+    """What the engine holds now, and what its caches did. drafted, accepted: tokens guessed, and those that were right.
+    cache_bytes: of all rows, room for tokens to come included. bytes_per_token: that one more token takes in the layers that keep
+    every token, norms and scales included; plain_bytes_per_token: that it would take unquantized."""
 
     waiting: int
     running: int
@@ -46,3 +48,10 @@ class EngineStats:
     vision: CacheStats
     drafted: int = 0
     accepted: int = 0
+    bytes_per_token: float = 0.0
+    plain_bytes_per_token: float = 0.0
+
+    @property
+    def cache_ratio(self) -> float | None:
+        """Bytes of a token to those of an unquantized one; None where no layer keeps every token."""
+        return self.bytes_per_token / self.plain_bytes_per_token if self.plain_bytes_per_token else None
