@@ -11,7 +11,6 @@ from typing import Any
 from families import aya_vision as aya_family
 from families import deepseek_ocr2 as deepseek_family
 from families import florence2 as florence2_family
-from families import paddleocr_vl as paddle_family
 from families import (
     gemma3,
     gemma3n,
@@ -27,6 +26,7 @@ from families import (
     pixtral,
     qwen2_vl,
 )
+from families import paddleocr_vl as paddle_family
 from tokenizer import character_tokenizer
 from transformers.models import (
     clip,

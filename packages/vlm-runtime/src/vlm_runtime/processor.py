@@ -99,7 +99,7 @@ class Processor:
         for source in (self.config.get("text_config") or {}, self.config):
             for name in ("max_position_embeddings", "max_sequence_length", "seq_length"):
                 if isinstance(source.get(name), int):
-                    return int(source[name])
+                    return int(source[name] * _stretch(source))
         return None
 
     def placeholder(self, kind: MediaKind, ordinal: int = 1) -> str:
@@ -153,6 +153,13 @@ class Processor:
             return self.family.chat_template
         names_video = any("video" in source for source in own.values())
         return self.family.video_template if _holds_video(messages) and not names_video else None
+
+
+def _stretch(text: Mapping[str, Any]) -> float:
+    """How many times the trained length rotary positions reach that grow with the sequence (`dynamic`)."""
+    given = text.get("rope_parameters") or text.get("rope_scaling") or {}
+    is_dynamic = (given.get("rope_type") or given.get("type")) == "dynamic"
+    return max(float(given.get("factor") or 1), 1.0) if is_dynamic else 1.0
 
 
 def _holds_video(messages: Sequence[Mapping[str, Any]]) -> bool:
