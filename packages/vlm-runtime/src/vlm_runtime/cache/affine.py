@@ -19,6 +19,7 @@ SMALLEST_TILE = 256
 # From so many queries a key head on, a tile is unpacked for a dense product; below, the packed product reads less.
 DENSE_QUERIES = 16
 _HIDDEN = -1e30
+_CUDA = mx.cuda.is_available()
 
 
 class AffineCodec:
@@ -92,6 +93,9 @@ class AffineCodec:
             keys = mx.dequantize(kq, ks, kb, group_size=size, bits=bits)
             values = mx.dequantize(vq, vs, vb, group_size=size, bits=bits)
             return _Tile(keys.shape[2], lambda q: matmul(q, keys.swapaxes(-1, -2)), lambda w: matmul(w, values))
+        if _CUDA and mx.default_device().type == mx.DeviceType.gpu:
+            # MLX's packed product on CUDA takes no cut of a larger array
+            (kq, ks, kb), (vq, vs, vb) = map(mx.contiguous, (kq, ks, kb)), map(mx.contiguous, (vq, vs, vb))
         return _Tile(
             kq.shape[2],
             lambda q: quantized_matmul(q, kq, ks, kb, transpose=True, group_size=size, bits=bits),
