@@ -31,11 +31,11 @@ def parity(model_type: str) -> tuple[int, float, float]:
         for layout in item.manifest["layouts"]:
             with tempfile.TemporaryDirectory() as folder:
                 loaded = load(golden.materialise(item, Path(folder), layout))
-            for case in item.cases.values():
-                theirs = case.outputs["logits"]
-                ours = compute(loaded, case.inputs)["logits"][..., : theirs.shape[-1]]
-                errors = golden.logit_errors(ours, theirs[..., : ours.shape[-1]], case.valid)
-                cases, overall, worst = cases + 1, max(overall, errors.overall), max(worst, errors.worst)
+                for case in item.cases.values():
+                    theirs = case.outputs["logits"]
+                    ours = compute(loaded, case.inputs)["logits"][..., : theirs.shape[-1]]
+                    errors = golden.logit_errors(ours, theirs[..., : ours.shape[-1]], case.valid)
+                    cases, overall, worst = cases + 1, max(overall, errors.overall), max(worst, errors.worst)
     return cases, overall, worst
 
 
