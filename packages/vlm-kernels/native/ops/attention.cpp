@@ -8,8 +8,8 @@ namespace {
 
 constexpr float kNever = -__builtin_inff();
 
-// Queries of one key head that one block of work serves, and keys it takes at a time.
-constexpr size_t kRowsPerBlock = 144, kKeysAtATime = 64;
+// Queries of one key head that one block of work serves, at most and at least, and keys it takes at a time.
+constexpr size_t kMostRows = 384, kLeastRows = 96, kKeysAtATime = 256;
 // Up to so many queries per key head, keys and values are read once, as they lie.
 constexpr size_t kMaxDecodeRows = 16;
 constexpr size_t kKeysPerPart = 256;
@@ -79,7 +79,10 @@ void write_row(const Attention& a, size_t batch, size_t head, size_t query, floa
 template <class Element>
 void tiles(const Attention& a) {
   const size_t group = a.heads / a.key_heads;
-  const size_t queries = larger(smaller(a.length, kRowsPerBlock / group), 1), query_blocks = ceil_div(a.length, queries);
+  // Long blocks pack keys and values less often; every thread should find some.
+  size_t most = kMostRows;
+  while (most > kLeastRows && a.batch * a.key_heads * ceil_div(a.length * group, most) < 4 * size_t(num_threads())) most /= 2;
+  const size_t queries = larger(smaller(a.length, most / group), 1), query_blocks = ceil_div(a.length, queries);
   const Spread spread = make_spread(8);
   const size_t q_steps = steps_of<Element>(a.size), per_step = kPerStep<Element>;
   const size_t key_panels = kKeysAtATime / kColumns, value_panels = ceil_div(a.value_size, kColumns), out_stride = value_panels * kColumns;
@@ -129,17 +132,26 @@ void tiles(const Attention& a) {
       pack_panels_columns(v, spread, 0, a.value_size, first, seen, packed_v, line);
       for (size_t strip = 0; strip < strips.count; ++strip) {
         const int height = strips.size(strip);
+        // Of the keys at hand, as many as the latest query of the strip sees.
+        size_t reach = seen;
+        if (a.causal) {
+          size_t latest = 0;
+          for (int r = 0; r < height; ++r) latest = larger(latest, query_of(strips.first(strip) + size_t(r)));
+          const int64_t end = int64_t(latest) + 1 + int64_t(a.keys) - int64_t(a.length) - int64_t(first);
+          if (end <= 0) continue;
+          reach = smaller(seen, size_t(end));
+        }
         const Product multiply = product_for<Element>(height);
         const int32_t* strip_q = reinterpret_cast<const int32_t*>(packed_q + strip * strips.height * q_steps * per_step);
-        for (size_t p = 0; p < panels; ++p) {
+        for (size_t p = 0; p < ceil_div(reach, kColumns); ++p) {
           multiply(strip_q, reinterpret_cast<const float*>(packed_k + p * k_panel), q_steps, scores + p * kColumns, kKeysAtATime, false);
         }
         for (int r = 0; r < height; ++r) {
           const size_t row = strips.first(strip) + size_t(r);
           float* line_of_scores = scores + size_t(r) * kKeysAtATime;
-          finish_scores(a, batch, head_of(row), query_of(row), first, seen, line_of_scores);
+          finish_scores(a, batch, head_of(row), query_of(row), first, reach, line_of_scores);
           float shrink;
-          const float added = to_weights(line_of_scores, seen, top[row], shrink);
+          const float added = to_weights(line_of_scores, reach, top[row], shrink);
           total[row] = total[row] * shrink + added;
           if (shrink != 1.0f) {
             float* out = sums + row * out_stride;
@@ -147,9 +159,9 @@ void tiles(const Attention& a) {
           }
         }
         pack_strip<Element>(
-            Type::f32, [&](int r) { return static_cast<const void*>(scores + size_t(r) * kKeysAtATime); }, height, seen, packed_p);
+            Type::f32, [&](int r) { return static_cast<const void*>(scores + size_t(r) * kKeysAtATime); }, height, reach, packed_p);
         for (size_t p = 0; p < value_panels; ++p) {
-          multiply(reinterpret_cast<const int32_t*>(packed_p), reinterpret_cast<const float*>(packed_v + p * v_panel), p_steps,
+          multiply(reinterpret_cast<const int32_t*>(packed_p), reinterpret_cast<const float*>(packed_v + p * v_panel), steps_of<Element>(reach),
                    sums + strips.first(strip) * out_stride + p * kColumns, out_stride, true);
         }
       }
