@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -153,7 +154,10 @@ def test_a_checkpoint_packed_by_another_tool_becomes_an_ordinary_one(checkpoint:
     for name in [name for name in tensors if name.startswith("language_model.layers") and name.endswith("proj.weight")]:
         path, weight = name.removesuffix(".weight"), tensors[name].astype(mx.float32)
         scale = mx.abs(weight).max(axis=1, keepdims=True) / 127
-        tensors[name], tensors[f"{path}.weight_scale"] = mx.round(weight / scale).astype(mx.int8), scale.astype(mx.bfloat16)
+        tensors[name], tensors[f"{path}.weight_scale"] = (
+            mx.round(weight / scale).astype(mx.int8),
+            scale.astype(mx.bfloat16),
+        )
     mx.save_safetensors(str(checkpoint / "model.safetensors"), tensors)
     config = json.loads((checkpoint / "config.json").read_text())
     scheme = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
@@ -187,6 +191,28 @@ def test_a_full_disk_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ConvertError, match="are free"):
         convert(str(checkpoint), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_while_writing_is_named(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("[write] Unable to write 4096 bytes to file.\nmore")
+
+    monkeypatch.setattr(mx, "save_safetensors", fails)
+    with pytest.raises(ConvertError, match=r"cannot be written .*Unable to write 4096 bytes") as raised:
+        convert(str(checkpoint), tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["original"]
+
+
+def test_a_read_only_file_system_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", fails)
+    with pytest.raises(ConvertError, match=r"cannot be written .Read-only file system"):
+        convert(str(checkpoint), tmp_path / "out")
 
 
 def test_a_read_only_place_is_named(checkpoint: Path, tmp_path: Path) -> None:
