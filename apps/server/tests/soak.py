@@ -249,8 +249,8 @@ async def crowd(url: str, pid: int, seconds: float) -> Seen:
             while True:
                 seen.memory.append((time.monotonic() - started, resident_mb(pid)))
                 text = (await client.get("/metrics")).text
-                seen.longest_queue = max(seen.longest_queue, int(_metric(text, "vlm_queue_length")))
-                seen.most_rows = max(seen.most_rows, int(_metric(text, "vlm_running_rows")))
+                seen.longest_queue = max(seen.longest_queue, int(metric(text, "vlm_queue_length")))
+                seen.most_rows = max(seen.most_rows, int(metric(text, "vlm_running_rows")))
                 await asyncio.sleep(1)
 
         watching = asyncio.create_task(watch())
@@ -265,13 +265,14 @@ async def _idle(client: httpx.AsyncClient, seen: Seen) -> None:
     """Nothing of those who left may still run."""
     for _ in range(200):
         text = (await client.get("/metrics")).text
-        if all(_metric(text, name) == 0 for name in ("vlm_model_requests", "vlm_queue_length", "vlm_running_rows")):
+        if all(metric(text, name) == 0 for name in ("vlm_model_requests", "vlm_queue_length", "vlm_running_rows")):
             return
         await asyncio.sleep(0.1)
     seen.failures.append("requests are left running")
 
 
-def _metric(text: str, name: str) -> float:
+def metric(text: str, name: str) -> float:
+    """A gauge, over all models."""
     return sum(float(value) for value in re.findall(rf"^{name}\{{[^}}]*\}} (\S+)$", text, re.MULTILINE))
 
 

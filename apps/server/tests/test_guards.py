@@ -35,6 +35,16 @@ def test_every_route_but_health_wants_the_key() -> None:
         assert client.get("/models", headers={"x-api-key": "secret"}).status_code == 200
 
 
+def test_health_without_the_key_says_nothing_private(checkpoint: Path) -> None:
+    with running(Settings(model=str(checkpoint), api_key="secret")) as url:
+        reply = httpx.get(f"{url}/health")
+        assert (
+            reply.json() == {"status": "ok", "models": [checkpoint.name]} and str(checkpoint.parent) not in reply.text
+        )
+        rows = httpx.get(f"{url}/models", headers={"authorization": "Bearer secret"}).json()["data"]
+        assert rows[0]["id"] == str(checkpoint)
+
+
 def test_no_cors_unless_asked() -> None:
     with TestClient(create_app(Settings())) as client:
         reply = client.get("/health", headers={"origin": "http://evil.example"})

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import signal
 import socket
 import struct
 import threading
@@ -20,7 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from .soak import served
+from .soak import metric, served
 from .test_sources import Stream
 
 MEBI = 1 << 20
@@ -236,3 +238,35 @@ def test_many_large_bodies_at_once(url: str) -> None:
     for thread in threads:
         thread.join()
     assert statuses == [400] * 3
+
+
+def test_a_server_that_is_told_to_end_finishes_what_streams() -> None:
+    with served() as (url, pid):
+        stream = Stream(url, 300)
+        stream.start()
+        while not stream.text:
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGTERM)
+        stream.join(timeout=60)
+        assert stream.last == "data: [DONE]"
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{url}/health", timeout=5)
+
+
+def test_metrics_tell_the_queue(process: tuple[str, int]) -> None:
+    url, _ = process
+    streams = [Stream(url, 120) for _ in range(24)]  # eight more than decode together
+    for stream in streams:
+        stream.start()
+    longest = rows = 0
+    while any(stream.is_alive() for stream in streams):
+        text = httpx.get(f"{url}/metrics", timeout=30).text
+        longest = max(longest, int(metric(text, "vlm_queue_length")))
+        rows = max(rows, int(metric(text, "vlm_running_rows")))
+        time.sleep(0.02)
+    for stream in streams:
+        stream.join()
+    assert all(stream.last == "data: [DONE]" for stream in streams)
+    assert 1 <= longest <= 8 and rows == 16
+    text = httpx.get(f"{url}/metrics", timeout=30).text
+    assert metric(text, "vlm_queue_length") == metric(text, "vlm_running_rows") == 0

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -120,7 +121,11 @@ def _routes(residents: Residents, store: responses.ResponseStore, registry: Coll
 
     @router.get("/health")
     async def health() -> dict[str, Any]:
-        return {"status": "ok", "models": [resident.name for resident in residents.all]}
+        names = [resident.name for resident in residents.all]
+        if residents.settings.api_key is not None:
+            # whoever has no key learns what a model is called, not where it lies
+            names = [Path(name).name if Path(name).is_absolute() else name for name in names]
+        return {"status": "ok", "models": names}
 
     @router.get("/ready")
     async def ready(request: Request) -> Response:
