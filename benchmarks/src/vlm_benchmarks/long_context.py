@@ -20,6 +20,7 @@ import numpy as np
 from vlm_models import Full, Model, Prompt, family
 from vlm_runtime.cache import CacheOptions, CacheSet
 from vlm_runtime.cache.build import build_caches
+from vlm_runtime.engine.batch import AHEAD_BYTES
 from vlm_runtime.engine.runner import Prefill, Runner
 
 from .long_geometries import LONG_GEOMETRIES
@@ -94,7 +95,10 @@ def decode(model: Model, work: Work, kv_bits: float | None, axes: int) -> dict[s
     runner.join(0, start)
     del start
     chunk_peak = mx.get_peak_memory()
+    mx.synchronize()
+    time.sleep(0.2)  # what the chunk held is freed by another thread
     mx.reset_peak_memory()
+    runs_ahead = runner.caches.nbytes <= AHEAD_BYTES
     tokens = mx.argmax(first, axis=-1).astype(mx.int32)
     times = []
     length = work.context
@@ -103,7 +107,8 @@ def decode(model: Model, work: Work, kv_bits: float | None, axes: int) -> dict[s
             mx.eval(tokens)
             times.append(time.perf_counter())
         tokens = mx.argmax(runner.decode(tokens, [length], [0], [None]), axis=-1).astype(mx.int32)
-        mx.async_eval(tokens, *runner.state())
+        # As the engine does: a step queued before the last one is over would copy the caches that it may not write to.
+        (mx.async_eval if runs_ahead else mx.eval)(tokens, *runner.state())
         length += 1
     mx.eval(tokens)
     return {

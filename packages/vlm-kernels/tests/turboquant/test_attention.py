@@ -4,10 +4,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from vlm_kernels import attention as plain
 from vlm_kernels import dispatch
 from vlm_kernels.errors import KernelError
 from vlm_kernels.testing import random, relative_error
-from vlm_kernels.turboquant import attention, decode, encode, reference
+from vlm_kernels.turboquant import attention, cpu, decode, dense, encode, reference
 from vlm_kernels.turboquant.cases import ATTENTION, AttentionCase
 from vlm_kernels.turboquant.masks import KeyMask
 
@@ -90,6 +91,30 @@ def test_the_cache_is_never_unpacked_as_a_whole():
         mx.eval(attention(q, keys, values, scale=0.1))
     sixteen_bits = 2 * 2 * 4 * 16_384 * 64
     assert mx.get_peak_memory() - before < sixteen_bits
+
+
+def test_a_long_chunk_holds_the_unpacked_keys_of_one_layer_at_a_time():
+    """However many layers follow each other in one graph."""
+    num_keys, size = 16_384, 128
+    keys = encode(random((1, 2, num_keys, size), seed=2), 3)
+    values = encode(random((1, 2, num_keys, size), seed=3), 4)
+    q = random((1, 4, 16, size), mx.float16, seed=1)
+    mx.eval(keys.codes, keys.norms, values.codes, values.norms, q)
+
+    def peak(num_layers: int) -> int:
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before, x = mx.get_active_memory(), q
+        for _ in range(num_layers):
+            x = dense.dense_attention(
+                cpu._unpack, x, keys, values, scale=0.1, mask=KeyMask(num_keys, num_keys - 16), attend=plain
+            )
+        mx.eval(x)
+        return mx.get_peak_memory() - before
+
+    unpacked = 2 * 2 * 2 * num_keys * size  # float16 keys and values of two heads
+    assert dense.WAIT_BYTES <= unpacked
+    assert peak(8) < peak(1) + 2 * unpacked
 
 
 def test_gradient_with_respect_to_queries():

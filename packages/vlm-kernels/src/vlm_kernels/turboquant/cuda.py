@@ -166,6 +166,8 @@ def decode_attention(
 
 def _num_blocks(key_bits: int, value_size: int, column_tiles: int) -> int:
     """Blocks of the split-K kernel that run at once."""
+    if value_size == 512:
+        return NUM_MULTIPROCESSORS * 2
     return NUM_MULTIPROCESSORS * (4 if key_bits < 4 and value_size * column_tiles <= 128 else 3)
 
 

@@ -33,6 +33,11 @@ class KeyMask:
                 f"offsets {self.offsets!r}"
             )
 
+    @property
+    def is_on_host(self) -> bool:
+        """Whether the host knows lengths and offsets, as it does outside a traced step."""
+        return isinstance(self.lengths, int) and not isinstance(self.offsets, mx.array)
+
     def max_length(self, num_keys: int) -> int:
         """Keys beyond this index are hidden from every query, as far as the host knows."""
         return self.lengths if isinstance(self.lengths, int) else num_keys
