@@ -96,3 +96,21 @@ def test_families_without_video_are_shown_frames(
     )
     assert code == 0, error
     assert "reads no video: 3 of its frames are shown in order, as pictures" in error
+
+
+def test_notes_about_media_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = checkpoint("qwen2_vl", "hub", tmp_path)
+    first, second = (Image.fromarray(np.full((40, 60, 3), shade, np.uint8)) for shade in (30, 200))
+    first.save(tmp_path / "a.gif", save_all=True, append_images=[second])
+    pictures = ["--image", str(tmp_path / "a.gif"), "--image", str(tmp_path / "a.gif")]
+    code, _, error = run(capsys, "generate", "--model", str(folder), "--prompt", "hi", "--max-tokens", "2", *pictures)
+    assert code == 0, error
+    assert error.count("note: image: animated: first frame taken") == 1
+
+
+def test_a_kind_that_a_family_does_not_take_is_told_by_its_name(
+    media: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = checkpoint("qwen2_vl", "hub", tmp_path)
+    code, _, error = run(capsys, "generate", "--model", str(folder), "--prompt", "hi", "--audio", media["audio"])
+    assert code == 2 and "qwen2_vl takes no audio" in error
