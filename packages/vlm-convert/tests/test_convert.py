@@ -6,6 +6,7 @@ import errno
 import json
 from pathlib import Path
 
+import huggingface_hub
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -227,6 +228,33 @@ def test_a_taken_place_is_refused_unless_overwritten(checkpoint: Path, tmp_path:
         convert(str(checkpoint), tmp_path / "out")
     convert(str(checkpoint), tmp_path / "out", quantize=True, overwrite=True)
     assert packed_layers(load(tmp_path / "out").model)
+
+
+def test_publishing_sends_the_folder_with_the_measured_loss(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: dict[str, str] = {}
+
+    def upload_folder(self: object, *, repo_id: str, folder_path: str) -> None:
+        sent.update(repo=repo_id, card=(Path(folder_path) / "README.md").read_text())
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda self, repo, exist_ok: sent.update(made=repo))
+    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload_folder)
+    convert(str(checkpoint), tmp_path / "out", quantize=True, upload_repo="me/mine")
+    assert sent["repo"] == sent["made"] == "me/mine"
+    assert "KL divergence" in sent["card"] and "weight error" in sent["card"] and "4-bit affine" in sent["card"]
+
+
+def test_a_failed_upload_is_named_and_leaves_the_result(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route to host\nmore")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(ConvertError, match=r"upload to me/mine failed .no route to host.; the result is in"):
+        convert(str(checkpoint), tmp_path / "out", upload_repo="me/mine")
+    assert (tmp_path / "out" / "config.json").is_file()
 
 
 def test_verify_tells_how_far_a_copy_is(checkpoint: Path, tmp_path: Path) -> None:

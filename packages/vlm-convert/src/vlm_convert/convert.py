@@ -31,6 +31,7 @@ from .plan import Plan, plan_copy, plan_dequantize, plan_quantization
 from .recipes import depth, quantization, recipe
 from .refine import CALIBRATION_SAMPLES, Refinement, Refiner, check_method
 from .upload import upload
+from .verify import verify
 from .write import SHARD_BYTES, target, write_files, write_tensors
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -80,7 +81,7 @@ def convert(
         q_method: plain, or gptq: rounding that keeps the layers' outputs on calibration prompts; the model is held in memory.
         calibration: folder of pictures and .txt files, or .jsonl of prompt, image, answer; None: generated pictures and text.
         calibration_samples: most prompts; a quarter more are held out to judge by.
-        upload_repo: repo to publish the result to, with a model card.
+        upload_repo: repo to publish the result to, with a model card that tells the measured loss against the source.
         shard_bytes: most bytes of one file.
         dry_run: plan only.
 
@@ -118,8 +119,16 @@ def convert(
     with target(Path(mlx_path), overwrite=overwrite) as folder:
         _write(loaded, done, source, folder, hf_path, default, shard_bytes, progress)
     if upload_repo is not None:
+        measured = verify(source, mlx_path).lines() if plan.layers else []
+        _write_card(Path(mlx_path), hf_path, loaded, done, measured)
         upload(Path(mlx_path), upload_repo)
     return done
+
+
+def _write_card(folder: Path, name: str, loaded: Loaded, done: Conversion, measured: Sequence[str] = ()) -> None:
+    lines = [*([] if done.refinement is None else done.refinement.lines()), *measured]
+    card = model_card(name, loaded.family.name, done.plan, "\n".join(lines) or None)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _write(
@@ -139,8 +148,7 @@ def _write(
     # the model must not hold on to what is written and done with
     loaded.model.update(tree_map(lambda _: mx.zeros((0,)), loaded.model.parameters()))
     write_tensors(tensors, folder, shard_bytes=shard_bytes, progress=progress)
-    quality = None if done.refinement is None else "\n".join(done.refinement.lines())
-    (folder / "README.md").write_text(model_card(name, loaded.family.name, done.plan, quality), encoding="utf-8")
+    _write_card(folder, name, loaded, done)
     write_files(source, folder, config)
 
 
