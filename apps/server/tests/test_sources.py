@@ -157,7 +157,7 @@ def beside(url: str, alone: Stream) -> Iterator[None]:
     stream.join(timeout=60)
     # far into an answer that may not end, roundings of 16 bits in another company decide between equal tokens
     assert stream.last == "data: [DONE]" and stream.text[:20] == alone.text[:20]
-    assert stream.longest < 2.0
+    assert stream.longest < 5
 
 
 def look(url: str, source: str) -> httpx.Response:
