@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gemma_like import gemma
 from llava_like import idefics, llava, llava_next, llava_onevision, pixtral_like
+from newer import newer
 from others import internvl, others
 from qwen_like import glm, qwen
 from variant import Variant
@@ -19,4 +20,5 @@ VARIANTS: list[Variant] = [
     *gemma(),
     *internvl(),
     *others(),
+    *newer(),
 ]
