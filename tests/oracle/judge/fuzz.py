@@ -71,7 +71,7 @@ def fuzz(family: str, out: Path) -> int:
             for number, new in enumerate(changed(path[-1], value)):
                 variant = Variant(family, "", nested(path, new), hub=False)
                 folder = out / family / f"{spec.name}-{'.'.join(path)}-{number}"
-                with contextlib.suppress(*make.REFUSALS, OverflowError, ZeroDivisionError):
+                with contextlib.suppress(*make.REFUSALS, AssertionError, OverflowError, ZeroDivisionError):
                     model = make.build_model(spec, variant, 1)
                     folder.mkdir(parents=True, exist_ok=True)
                     make.write_layouts(model, spec, variant, folder)

@@ -19,6 +19,7 @@ from ..errors import ProcessingError
 from .audio.mel import LogMel
 from .base import MediaOptions, Processing
 from .image.fixed import FixedStrategy, reshaped
+from .shapes import check_shapes
 
 # the tower makes one of four frames and looks up to this many ahead
 _THINNING, _AHEAD = 4, 7
@@ -102,6 +103,15 @@ class Gemma3nProcessing(Processing):
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> list[MediaItem]:
         if ("input_features" in arrays) != ("input_features_mask" in arrays):
             raise ProcessingError("input_features and input_features_mask belong together; only one was given")
+        features = arrays["input_features"].shape[:2] if "input_features" in arrays else ()
+        check_shapes(
+            arrays,
+            {
+                "pixel_values": (None, 3, None, None),
+                "input_features": (None, None, self.sounds.num_mels),
+                "input_features_mask": features,
+            },
+        )
         sounds = zip(arrays.get("input_features", ()), arrays.get("input_features_mask", ()), strict=True)
         return [
             *(self._seen(pixels) for pixels in arrays.get("pixel_values", ())),

@@ -14,6 +14,7 @@ from ..errors import ModalityError, ProcessingError
 from .base import MediaOptions, Processing, pick
 from .image.fixed import reshaped
 from .image.overlap import OverlapStrategy
+from .shapes import check_shapes
 from .video.sampling import check_video
 
 PLACEHOLDERS: dict[str, MediaKind] = {"<|image|>": "image", "<|video|>": "video"}
@@ -166,13 +167,23 @@ class MolmoProcessing(Processing):
             return []
         if len(given) < len(names):
             raise ProcessingError(f"{', '.join(names)} belong together; only some were given")
+        side = self.images.side // self.images.patch
+        shapes = ((None, side * side, 3 * self.images.patch**2), (None, None), (None, 4 if kind == "image" else 3))
+        check_shapes(arrays, dict(zip(names, shapes, strict=True)))
         patches, cells, grids = given[0], given[1].astype(np.int32), [tuple(g) for g in given[2].astype(int).tolist()]
         counts = [g[0] * g[1] + g[2] * g[3] if kind == "image" else g[0] * g[1] * g[2] for g in grids]
         if sum(counts) != len(cells):
             raise ProcessingError(f"{names[2]} describes {sum(counts)} tokens, {names[1]} has {len(cells)}")
+        if (cells >= patches.shape[0] * side * side).any() or (cells < 0).all(axis=1).any():
+            raise ProcessingError(f"{names[1]} names patches that {names[0]} lacks, or a token without any")
         parts = np.split(cells, np.cumsum(counts)[:-1])
         # the first patch of an item is in one of its cells
         starts = [int(part[part >= 0].min()) // patches.shape[1] for part in parts] + [len(patches)]
+        crops = arrays.get("image_num_crops") if kind == "image" else None
+        if crops is not None and not np.array_equal(crops, np.diff(starts)):
+            raise ProcessingError(
+                f"image_num_crops {crops.tolist()} differ from the views that are pooled: {np.diff(starts)}"
+            )
         return [
             self._item(
                 kind,

@@ -15,6 +15,7 @@ from .audio.fbank import FilterBank
 from .base import MediaOptions, Processing
 from .image.crops import CropStrategy
 from .image.fixed import reshaped
+from .shapes import check_shapes
 
 # numbers in published placeholders: <|image_1|>, <|audio_2|>
 MOST_NUMBERED = 64
@@ -92,21 +93,45 @@ class PhiProcessing(Processing):
         items: list[MediaItem] = []
         if "image_pixel_values" in arrays:
             pixels, sizes = arrays["image_pixel_values"], self._beside(arrays, "image_sizes", "image_pixel_values")
-            cells = self.images.side // self.images.patch
+            side = self.images.side
+            cells = side // self.images.patch
+            check_shapes(
+                arrays,
+                {
+                    "image_pixel_values": (None, None, 3, side, side),
+                    "image_sizes": (len(pixels), 2),
+                    "image_attention_mask": (*pixels.shape[:2], cells, cells),
+                },
+            )
             masks = arrays.get("image_attention_mask", np.ones((*pixels.shape[:2], cells, cells), bool))
             for views, mask, (height, width) in zip(pixels, masks, sizes.astype(int).tolist(), strict=True):
-                grid = (height // self.images.side, width // self.images.side)
+                grid = (height // side, width // side)
                 used = 1 + grid[0] * grid[1]
+                if not 1 < used <= len(views) or (height % side, width % side) != (0, 0):
+                    raise ProcessingError(
+                        f"image_sizes: {height}x{width} is not the size of {len(views) - 1} crops of {side}"
+                    )
                 items.append(self._seen(views[:used], mask[:used].astype(bool), grid))
         if "audio_input_features" in arrays:
             frames, counts = (
                 arrays["audio_input_features"],
                 self._beside(arrays, "audio_embed_sizes", "audio_input_features"),
             )
+            check_shapes(
+                arrays,
+                {
+                    "audio_input_features": (None, None, self.sounds.num_mels),
+                    "audio_embed_sizes": (len(frames),),
+                    "audio_attention_mask": frames.shape[:2],
+                },
+            )
             valid = arrays.get("audio_attention_mask")
             for index, count in enumerate(counts.astype(int).tolist()):
                 facts = {} if valid is None else {"num_frames": int(valid[index].sum())}
-                items.append(replace(self._heard(frames[index]), num_tokens=count, facts=facts))
+                heard = self._heard(frames[index])
+                if not 0 < count <= heard.num_tokens:
+                    raise ProcessingError(f"audio_embed_sizes: {count} is not between 1 and {heard.num_tokens} tokens")
+                items.append(replace(heard, num_tokens=count, facts=facts))
         return items
 
     def _beside(self, arrays: Mapping[str, np.ndarray], name: str, other: str) -> np.ndarray:

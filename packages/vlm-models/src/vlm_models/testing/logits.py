@@ -50,6 +50,9 @@ def prompts_of(processing: Processing, arrays: Mapping[str, np.ndarray]) -> list
     mask = arrays.get("attention_mask", np.ones_like(ids)).astype(bool)
     if ids.ndim != 2 or mask.shape != ids.shape:
         raise ProcessingError(f"input_ids {ids.shape} and attention_mask {mask.shape} must both be [rows, length]")
+    for name in ("position_ids", "mm_token_type_ids", "token_type_ids"):
+        if name in arrays and arrays[name].shape[-2:] != ids.shape:
+            raise ProcessingError(f"{name} {arrays[name].shape} and input_ids {ids.shape} must both be [rows, length]")
     if "cache_position" in arrays and not np.array_equal(arrays["cache_position"], np.arange(ids.shape[1])):
         raise ProcessingError("cache_position must count from 0: whole prompts are run")
     if not arrays.get("decoder_attention_mask", np.ones(1)).all():
