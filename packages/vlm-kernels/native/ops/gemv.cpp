@@ -8,6 +8,8 @@ namespace {
 
 // Bytes of B in one block of work, and blocks that each thread should find.
 constexpr size_t kBlockBytes = 128 << 10, kBlocksPerThread = 8;
+// Bytes of a row of B up to which two are read at a time.
+constexpr size_t kShortRow = 2048;
 // Up to so many rows of A, B is better read as it lies than packed.
 constexpr int kMaxPlainRows = 4, kMaxPairRows = 8;
 
@@ -190,8 +192,11 @@ void block_of_rows(const Gemm& g, const Input& in, Way way, const Spread& spread
 #if defined(__AVX512BF16__)
   if (way == Way::dense_pairs) return dense_pairs_rows<rows, width>(g, n0, n1);
   if (way == Way::quantized4) {
+    // Two short rows share what is loaded of A.
     constexpr int pair = rows <= 4 ? 2 : 1;
-    return g.b.mode == Mode::affine ? quantized4_rows<rows, pair, true>(g, in, n0, n1) : quantized4_rows<rows, pair, false>(g, in, n0, n1);
+    const bool is_long = g.b.stride > kShortRow, affine = g.b.mode == Mode::affine;
+    if (is_long) return affine ? quantized4_rows<rows, 1, true>(g, in, n0, n1) : quantized4_rows<rows, 1, false>(g, in, n0, n1);
+    return affine ? quantized4_rows<rows, pair, true>(g, in, n0, n1) : quantized4_rows<rows, pair, false>(g, in, n0, n1);
   }
 #endif
   if constexpr (rows <= kMaxPlainRows) {

@@ -103,8 +103,12 @@ void quantized4_rows(const Gemm& g, const Input& in, size_t n0, size_t n1) {
         F part[rows][width];
         VLM_UNROLL for (int w = 0; w < width; ++w) {
           decode4<affine>(_mm512_loadu_si512(codes[w] + s * kSpan / 2), table, value[w]);
-          // In the order of memory, whatever the order of use: several streams at a time halve the speed of reading.
-          _mm_prefetch(reinterpret_cast<const char*>(codes[0] + kAhead + (s * width + size_t(w)) * (kSpan / 2)), _MM_HINT_T0);
+          // In the order of memory, whatever the order of use: several streams at a time halve the speed of reading. Of long rows
+          // the first-level cache has no room beside A.
+          const uint8_t* next_codes = width == 1 ? codes[0] + kAhead : codes[0] + 2 * width * b.stride;
+          next_codes += (s * width + size_t(w)) * (kSpan / 2);
+          if constexpr (width == 1) _mm_prefetch(reinterpret_cast<const char*>(next_codes), _MM_HINT_T1);
+          else _mm_prefetch(reinterpret_cast<const char*>(next_codes), _MM_HINT_T0);
         }
         VLM_UNROLL for (int j = 0; j < 4; ++j) {
           VLM_UNROLL for (int r = 0; r < rows; ++r) {
