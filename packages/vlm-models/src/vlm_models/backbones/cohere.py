@@ -42,9 +42,7 @@ class CohereConfig(DecoderConfig):
         kinds = ["full_attention" if (layer + 1) % every == 0 else "sliding_attention" for layer in range(layers)]
         bias = take(hf, "attention_bias", bool, False)
         values: dict[str, Any] = {
-            "head_dim": take(
-                hf, "head_dim", int, take(hf, "hidden_size", int) // take(hf, "num_attention_heads", int)
-            ),
+            "head_dim": take(hf, "head_dim", int, take(hf, "hidden_size", int) // take(hf, "num_attention_heads", int)),
             "norm_eps": take(hf, "layer_norm_eps", float, 1e-5),
             "windows": layer_windows(hf | {"layer_types": hf.get("layer_types") or kinds}, layers),
             "qkv_bias": bias,

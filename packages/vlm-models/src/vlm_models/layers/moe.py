@@ -78,7 +78,6 @@ class QuantizedExpertLinear(Packed):
             sorted_indices=is_sorted,
         )
 
-
     def dequantized(self, dtype: mx.Dtype) -> ExpertLinear:
         weight = self.unpacked(dtype)
         num, out_size, in_size = weight.shape
