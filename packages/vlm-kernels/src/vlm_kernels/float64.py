@@ -150,7 +150,7 @@ def quantized_qqmm(
 ) -> Any:
     rounded = x
     if x.size:
-        packed, x_scales = mx.quantize(x.reshape(-1, x.shape[-1]), group_size=group_size, bits=bits, mode=mode)
+        packed, x_scales = mx.quantize(x.reshape(-1, x.shape[-1]), group_size=group_size, bits=bits, mode=mode)[:2]
         rounded = dequantize(packed, x_scales, None, group_size, bits, mode).reshape(x.shape)
     else:
         rounded = wide(x)
