@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-
 # Tokens timed as one, as in ours.
 _STRETCH = 8
 
