@@ -337,7 +337,7 @@ TABLE: dict[str, tuple[Callable[[], Any], str, str]] = {
     "granite4_vision": (granite4, *IMAGE),
     "deepseek_ocr2": (deepseek, *IMAGE),
     "phi4_multimodal": (phi, "<|image|>it", "<|image|>"),
-    "aya_vision": (aya, *IMAGE),
+    "aya_vision": (aya, "<image>\nIt", "<|IMG_PATCH|>"),
     "paddleocr_vl": (paddle, "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>", "<|IMAGE_PLACEHOLDER|>"),
     "molmo2": (molmo, "<|image|>it", "<im_patch>"),
 }
