@@ -115,15 +115,17 @@ def test_a_chat_about_a_picture(terminal: type, picture: Path) -> None:
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_the_chat(terminal: type, picture: Path) -> None:
-    """The answer would not end: greedy, with the end of the turn taken out of the tokens that end it."""
-    chat = terminal("generate", "--chat", "--temperature", "2", "--min-p", "0.0", "--prompt", "Hello", "--seed", "1")
+    """A picture of its own in every turn, prefilled token by token: the answer is on its way for long."""
+    chat = terminal("generate", "--chat", "--temperature", "0", "--prefill-step-size", "1", "--prompt", "Hello")
     chat.until("> ")
-    chat.type("/clear\n")
-    chat.until("> ")
-    for _ in range(20):  # hot answers are of any length: some are caught on the way
-        chat.type("Hello\n")
-        chat.until("Hello\r\n")
-        time.sleep(0.02)
+    for attempt in range(10):
+        chat.type("/clear\n")
+        chat.until("> ")
+        chat.type(f"/image {picture}\n")
+        chat.until("> ")
+        chat.type("What color is the shape?\n")
+        chat.until("shape?\r\n")
+        time.sleep(0.01 * (attempt + 1))
         chat.type("\x03")
         said = chat.until("> ")
         if "[stopped]" in said:
